@@ -1,0 +1,69 @@
+"""The contract between `data_pipelines` and training: what a batch holds.
+
+The host ships little. Resampling, log-mel, up-sampling, blur, conditioning noise and the text
+encoder run inside the jitted step.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+
+AUDIO = "audio"  # int16 [batch, samples], mono, at the data set's sample rate; 32768 is 1.0
+AUDIO_LENGTH = "audio_length"  # int32 [batch], samples that are real; the rest is padding
+TOKENS = "tokens"  # int32 [batch, tokens], 0 pads, 1 ends
+TOKEN_MASK = "token_mask"  # bool [batch, tokens], True where a token is real
+CLIP_ID = "clip_id"  # uint32 [batch, 2], names the clip in every random draw
+
+INT16_SCALE = 32768.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchSpec:
+  """The shapes of a batch, for initialisation and ahead-of-time compilation.
+
+  batch_size: clips in the global batch. seconds: length of each clip or snippet.
+  sample_rate_hz: of the int16 audio. token_length: tokens per text.
+  """
+
+  batch_size: int
+  seconds: float
+  sample_rate_hz: int = 24_000
+  token_length: int = 64
+
+  @property
+  def samples(self) -> int:
+    return round(self.seconds * self.sample_rate_hz)
+
+  def zeros(self) -> dict[str, np.ndarray]:
+    """A batch of silence with these shapes and dtypes."""
+    return {
+      AUDIO: np.zeros((self.batch_size, self.samples), np.int16),
+      AUDIO_LENGTH: np.full((self.batch_size,), self.samples, np.int32),
+      TOKENS: np.zeros((self.batch_size, self.token_length), np.int32),
+      TOKEN_MASK: np.zeros((self.batch_size, self.token_length), np.bool_),
+      CLIP_ID: np.zeros((self.batch_size, 2), np.uint32),
+    }
+
+  def check(self, batch: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError naming the first array whose name, shape or dtype is off."""
+    for name, want in self.zeros().items():
+      if name not in batch:
+        raise ValueError(f"batch has no {name!r}; it has {sorted(batch)}")
+      have = batch[name]
+      if have.shape != want.shape or have.dtype != want.dtype:
+        raise ValueError(
+          f"batch[{name!r}] is {have.dtype}{list(have.shape)}, "
+          f"the model expects {want.dtype}{list(want.shape)}"
+        )
+
+
+def clip_id(name: str) -> np.ndarray:
+  """uint32 [2] made from a clip's name (its id in the manifest), equal on every machine."""
+  return np.frombuffer(hashlib.sha256(name.encode()).digest()[:8], "<u4").copy()
+
+
+def to_int16(audio: np.ndarray) -> np.ndarray:
+  """float [-1, 1] of any shape -> int16, rounded and clipped."""
+  return np.clip(np.round(audio * INT16_SCALE), -32768, 32767).astype(np.int16)

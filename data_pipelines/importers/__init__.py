@@ -1,0 +1,1 @@
+"""Layouts of music collections and how each becomes clips of the manifest."""

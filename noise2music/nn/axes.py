@@ -1,0 +1,50 @@
+"""Logical axis names: what every dimension of every parameter and activation is called.
+
+Modules name axes; a table in the configuration maps names to mesh axes (`sharding/`). Parameters
+come out of `init` boxed with their names: `flax.linen.get_partition_spec(variables)` reads them,
+`flax.linen.meta.unbox(variables)` gives the bare arrays, and `apply` takes either.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# Activations.
+BATCH = "batch"
+TIME = "time"
+# Activations, and parameters that hold one number a channel (biases, norm scales).
+CHANNELS = "channels"
+# Parameters. Input and output channels differ in name, so that either can be sharded alone.
+TAPS = "taps"  # positions of a convolution kernel
+CHANNELS_IN = "channels_in"
+CHANNELS_OUT = "channels_out"
+EMBEDDING = "embedding"  # diffusion time, positional or after its linear layer
+TEXT_WIDTH = "text_width"
+HEADS = "heads"
+HEAD_WIDTH = "head_width"
+HIDDEN = "hidden"  # of the residual layer after an attention
+LAYERS = "layers"  # the leading axis of stacked blocks
+
+Initializer = Callable[..., jax.Array]
+
+kernel_init = nn.initializers.lecun_normal()
+zeros_init = nn.initializers.zeros_init()
+ones_init = nn.initializers.ones_init()
+
+
+def identity_init(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32) -> jax.Array:
+  """The identity matrix, for a layer that should pass its input on at first."""
+  del key
+  return jnp.eye(*shape, dtype=dtype)
+
+
+def named(init: Initializer, *names: str) -> Initializer:
+  """`init`, its result boxed with one logical name for each dimension."""
+  return nn.with_logical_partitioning(init, names)
+
+
+def constrain(x: jax.Array) -> jax.Array:
+  """Pins an activation [batch, time, channels] to its logical axes; nothing without a mesh."""
+  return nn.with_logical_constraint(x, (BATCH, TIME, CHANNELS))

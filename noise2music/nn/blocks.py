@@ -1,0 +1,85 @@
+"""The block of the U-Net (Figure 5 of the paper): one width, one length, four inputs."""
+
+import dataclasses
+from typing import NamedTuple, Protocol
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from noise2music.nn import axes
+from noise2music.nn.attention import CrossAttention, SelfAttention
+from noise2music.nn.axes import Initializer
+from noise2music.nn.conv import conv1d, dense
+from noise2music.nn.embeddings import CombineEmbedding
+from noise2music.nn.norms import GroupNormSwish
+from noise2music.typing import Array, Mask, Signal, TextEmbedding
+
+
+class TextInput(NamedTuple):
+  """A text as cross-attention sees it; what `mask` hides is already zero in `embedding`."""
+
+  embedding: TextEmbedding
+  mask: Mask
+  keep: Bool[Array, "batch"]  # False: this row's cross-attention adds exactly zero
+
+
+class BlockInputs(NamedTuple):
+  """What every block of a network reads besides the signal."""
+
+  embedding: Float[Array, "batch width"]
+  text: TextInput | None = None
+
+
+class Residual(Protocol):
+  """The path around a block's two convolutions; called inside the block's compact method."""
+
+  def __call__(self, x: Signal, *, dtype: jnp.dtype, name: str) -> Signal: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FullyConnected:
+  """Figure 5: a fully connected layer of channels x channels, which starts as the identity."""
+
+  kernel_init: Initializer = axes.identity_init
+
+  def __call__(self, x: Signal, *, dtype: jnp.dtype, name: str) -> Signal:
+    return dense(x.shape[-1], dtype=dtype, kernel_init=self.kernel_init, name=name)(x)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Identity:
+  """No layer on the residual path; saves channels^2 parameters a block."""
+
+  def __call__(self, x: Signal, *, dtype: jnp.dtype, name: str) -> Signal:
+    del dtype, name
+    return x
+
+
+class Block(nn.Module):
+  """CombineEmbedding, [group norm, swish, conv] twice beside a residual path, then attentions."""
+
+  kernel_size: int
+  groups: int
+  heads: int
+  self_attention: bool
+  cross_attention: bool
+  residual: Residual
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Signal, inputs: BlockInputs) -> Signal:
+    norm = lambda name: GroupNormSwish(groups=self.groups, dtype=self.dtype, name=name)  # noqa: E731
+    conv = lambda name: conv1d(  # noqa: E731
+      x.shape[-1], kernel_size=self.kernel_size, dtype=self.dtype, name=name
+    )
+    x = CombineEmbedding(dtype=self.dtype, name="combine")(x, inputs.embedding)
+    h = conv("conv_1")(norm("norm_1")(x))
+    h = conv("conv_2")(norm("norm_2")(h))
+    x = h + self.residual(x, dtype=self.dtype, name="residual")
+    if self.self_attention:
+      x = SelfAttention(heads=self.heads, dtype=self.dtype, name="self_attention")(x)
+    if self.cross_attention and inputs.text is not None:
+      cross = CrossAttention(heads=self.heads, dtype=self.dtype, name="cross_attention")
+      x = cross(x, *inputs.text)
+    return axes.constrain(x)

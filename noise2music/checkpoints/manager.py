@@ -1,0 +1,310 @@
+"""The one wrapper over orbax's CheckpointManager.
+
+What it adds, each for a fault that was seen:
+  * a step counts only once its commit file is written (an empty folder named `7` is no checkpoint);
+  * a fingerprint of every item, checked on restore: orbax does not notice a flipped bit;
+  * a bad step is set aside and the one before is used, with a line that says so;
+  * `last_durable_step`, because orbax's `latest_step` names steps that are still being written;
+  * errors of the background save surface at the next `poll`, not at the next save.
+
+Layout of a run: MODEL_DIR/checkpoints/<step>/{params,ema,optimizer,manifest}.
+"""
+
+import dataclasses
+import importlib.metadata
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from noise2music.checkpoints import leaves as leaf_lib
+from noise2music.errors import UserError
+from noise2music.typing import PyTree
+
+FOLDER = "checkpoints"
+MANIFEST = "manifest"
+COMMIT_FILE = "commit_success.txt"
+FORMAT = 1
+
+log = logging.getLogger(__name__)
+
+
+class SaveError(OSError):
+  """A checkpoint could not be written; the ones before it are intact."""
+
+
+class DamagedError(ValueError):
+  """A checkpoint does not hold what was saved."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointPolicy:
+  """every: steps between saves. keep_latest: how many of the newest stay.
+
+  keep_every: steps divisible by it stay for good (None: none do).
+  """
+
+  every: int = 1000
+  keep_latest: int = 3
+  keep_every: int | None = None
+
+  def __post_init__(self):
+    for name in ("every", "keep_latest", "keep_every"):
+      value = getattr(self, name)
+      if value is not None and (not isinstance(value, int) or value < 1):
+        raise UserError(f"checkpoint {name} is {value!r}: give a whole number of at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Restored:
+  """items: name -> tree, as asked for. info: what `save` was given, with the versions."""
+
+  step: int
+  items: Mapping[str, PyTree]
+  info: Mapping[str, Any]
+
+
+class CheckpointManager:
+  """Saves in the background, restores what can be trusted. `close` waits for what is under way."""
+
+  def __init__(self, directory: str | Path, *, policy: CheckpointPolicy | None = None):
+    """directory: the folder that holds the steps; made if absent. policy None: read only."""
+    self.directory = Path(directory).absolute()
+    self.policy = policy
+    self._pending: int | None = None
+    if policy is not None:
+      self._remove_uncommitted()
+    self._orbax = ocp.CheckpointManager(self.directory, options=_orbax_options(policy))
+    self._durable = list(self._orbax.all_steps())
+
+  @property
+  def last_durable_step(self) -> int | None:
+    """The newest step that a restart would find; never one still being written."""
+    return max(self._durable, default=None)
+
+  @property
+  def steps(self) -> list[int]:
+    """All steps with a commit file, oldest first."""
+    return sorted(s for s in self._orbax.all_steps() if s != self._pending)
+
+  def save(self, step: int, items: Mapping[str, PyTree], *, info: Mapping[str, Any]) -> None:
+    """Starts saving; returns once the arrays are copied to the host.
+
+    Args:
+      step: number of updates that `items` have seen, and the data position.
+      items: name -> tree of arrays.
+      info: JSON values kept beside them.
+
+    Raises:
+      SaveError: this save could not begin, or the one before it failed.
+    """
+    self.wait()
+    if step in self._durable:
+      return
+    manifest = {
+      **info,
+      "format": FORMAT,
+      "step": step,
+      "saved_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+      "versions": versions(),
+      "leaves": {name: leaf_lib.describe(tree) for name, tree in items.items()},
+      "fingerprints": {name: leaf_lib.fingerprint(tree) for name, tree in items.items()},
+    }
+    args = {
+      name: ocp.args.StandardSave(leaf_lib.nested(leaf_lib.named_leaves(tree)))
+      for name, tree in items.items()
+    }
+    args[MANIFEST] = ocp.args.JsonSave(manifest)
+    self._pending = step
+    try:
+      self._orbax.save(step, args=ocp.args.Composite(**args), force=True)
+    except Exception as error:
+      raise self._failed(error) from error
+
+  def poll(self) -> None:
+    """Call after each step: cheap, and raises SaveError as soon as a background save has failed."""
+    if self._pending is not None and not self._orbax.is_saving_in_progress():
+      self.wait()
+
+  def wait(self) -> None:
+    """Blocks until nothing is being written. Raises SaveError."""
+    if self._pending is None:
+      return
+    try:
+      self._orbax.wait_until_finished()
+      self._orbax.check_for_errors()
+    except Exception as error:
+      raise self._failed(error) from error
+    self._durable = list(self._orbax.all_steps())
+    self._pending = None
+
+  def manifest(self, step: int) -> dict[str, Any]:
+    args = ocp.args.Composite(**{MANIFEST: ocp.args.JsonRestore()})
+    return dict(self._orbax.restore(step, args=args)[MANIFEST])
+
+  def restore_step(self, step: int, like: Mapping[str, PyTree]) -> Restored:
+    """Reads `like`'s items of one step.
+
+    Args:
+      step: one of `steps`.
+      like: name -> tree of jax.ShapeDtypeStruct with shardings: the form wanted.
+
+    Raises:
+      UserError: the checkpoint belongs to another model.
+      DamagedError, or whatever orbax raises: the step cannot be trusted.
+    """
+    manifest = self.manifest(step)
+    if manifest.get("format") != FORMAT:
+      raise UserError(
+        f"{self.directory / str(step)} has checkpoint format {manifest.get('format')!r}, "
+        f"this version reads {FORMAT}: use the noise2music version {manifest.get('versions')}"
+      )
+    for name, tree in like.items():
+      check_same_model(manifest["leaves"].get(name, {}), leaf_lib.describe(tree), where=name)
+    named = {name: leaf_lib.named_leaves(tree) for name, tree in like.items()}
+    args = {
+      name: ocp.args.StandardRestore(leaf_lib.nested(leaves)) for name, leaves in named.items()
+    }
+    read = self._orbax.restore(step, args=ocp.args.Composite(**args))
+    items = {}
+    for name, tree in like.items():
+      items[name] = leaf_lib.with_leaves(tree, leaf_lib.named_leaves(read[name]))
+      found = leaf_lib.fingerprint(items[name])
+      if found != manifest["fingerprints"][name]:
+        raise DamagedError(
+          f"fingerprint of {name} is {found}, {manifest['fingerprints'][name]} was saved"
+        )
+    return Restored(step=step, items=items, info=manifest)
+
+  def restore(self, like: Mapping[str, PyTree]) -> Restored | None:
+    """The newest step that can be trusted; None where there is none at all yet.
+
+    A step that cannot be read, or whose fingerprint is off, is renamed to `damaged-<step>` (left
+    alone by a read-only manager) and the one before it is tried.
+
+    Raises:
+      UserError: another model's checkpoint, or not one step could be read.
+    """
+    steps = self.steps
+    for step in reversed(steps):
+      try:
+        return self.restore_step(step, like)
+      except UserError:
+        raise
+      except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        log.warning("checkpoint %d in %s is damaged (%s)", step, self.directory, reason)
+        self._set_aside(step)
+      earlier = [s for s in steps if s < step]
+      if earlier:
+        log.warning("falling back to checkpoint %d", earlier[-1])
+    if steps:
+      raise UserError(
+        f"none of the checkpoints {steps} in {self.directory} can be read: "
+        "restore a backup, or give another MODEL_DIR to start over"
+      )
+    return None
+
+  def close(self) -> None:
+    try:
+      self.wait()
+    finally:
+      # After a failed save orbax raises the same error again here; it has been reported.
+      try:
+        self._orbax.close()
+      except Exception as error:
+        log.debug("closing orbax: %s", error)
+
+  def _set_aside(self, step: int) -> None:
+    if self.policy is None or jax.process_index() != 0:
+      return
+    (self.directory / str(step)).rename(self.directory / f"damaged-{step}-{int(time.time())}")
+    self._orbax.reload()
+    self._durable = [s for s in self._durable if s != step]
+
+  def _failed(self, error: Exception) -> SaveError:
+    """Cleans up after a failed save and says it in one sentence."""
+    step, self._pending = self._pending, None
+    self._remove_uncommitted()
+    have = max(self._durable, default=None)
+    intact = f"checkpoint {have} is intact" if have is not None else "there is none before it"
+    return SaveError(
+      f"cannot save checkpoint {step} in {self.directory}: {_reason(error)}; {intact}: "
+      "make room, then run the same command again to go on from there"
+    )
+
+  def _remove_uncommitted(self) -> None:
+    """Folders of steps without a commit file: left by a kill or a full disk, and in the way."""
+    if jax.process_index() != 0 or not self.directory.is_dir():
+      return
+    for folder in self.directory.iterdir():
+      if folder.is_dir() and folder.name.isdigit() and not (folder / COMMIT_FILE).exists():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_same_model(saved: Mapping[str, list], wanted: Mapping[str, list], *, where: str) -> None:
+  """Raises UserError naming the first path at which two `describe` tables differ."""
+  for path in sorted({*saved, *wanted}):
+    have, want = saved.get(path), wanted.get(path)
+    if have == want:
+      continue
+    raise UserError(
+      f"checkpoint of another model: {where}/{path} is {_shape(have)} in the checkpoint, "
+      f"{_shape(want)} in this config; use the config it was trained with, or another MODEL_DIR"
+    )
+
+
+def versions() -> dict[str, str]:
+  """What wrote a checkpoint, to be read when it does not come back as it went in."""
+  packages = ("noise2music", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+  out = {}
+  for package in packages:
+    try:
+      out[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      out[package] = "source"
+  return out
+
+
+def _shape(entry: list | None) -> str:
+  return "absent" if entry is None else f"{entry[0]}{list(entry[1])}"
+
+
+def _reason(error: Exception) -> str:
+  text = str(error)
+  for sign, reason in (
+    ("No space left", "no space left on the disk"),
+    ("RESOURCE_EXHAUSTED", "no space left on the disk"),
+    ("File too large", "the file size limit is reached"),
+    ("Permission denied", "no permission to write there"),
+    ("Read-only file system", "the file system is read only"),
+    ("No such file or directory", "the folder is gone"),
+  ):
+    if sign in text:
+      return reason
+  return text.splitlines()[0] if text else type(error).__name__
+
+
+def _orbax_options(policy: CheckpointPolicy | None) -> ocp.CheckpointManagerOptions:
+  atomicity = ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE)
+  if policy is None:
+    return ocp.CheckpointManagerOptions(
+      read_only=True, save_interval_steps=0, atomicity_options=atomicity
+    )
+  keep = [policies.LatestN(n=policy.keep_latest)]
+  if policy.keep_every:
+    keep.append(policies.EveryNSteps(interval_steps=policy.keep_every))
+  return ocp.CheckpointManagerOptions(
+    enable_async_checkpointing=True,
+    cleanup_tmp_directories=True,
+    atomicity_options=atomicity,
+    preservation_policy=policies.AnyPreservationPolicy(policies=keep),
+    # When to save is the loop's decision; orbax is always told to.
+    save_decision_policy=policies.FixedIntervalPolicy(interval=1),
+  )

@@ -1,0 +1,104 @@
+"""Parameters out of a run's folder, for whoever does not train: no optimizer, no objective."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from noise2music.checkpoints import leaves as leaf_lib
+from noise2music.checkpoints.manager import COMMIT_FILE, FOLDER, CheckpointManager
+from noise2music.errors import UserError
+from noise2music.typing import PyTree
+
+PARAMS = "params"
+EMA = "ema"
+
+
+def restore_params(
+  path: str | Path,
+  *,
+  ema: bool = True,
+  step: int | None = None,
+  sharding: jax.sharding.Sharding | None = None,
+) -> tuple[PyTree, str, Mapping[str, Any]]:
+  """Parameters as nested dictionaries, the config text they were trained with, and the manifest.
+
+  Args:
+    path: a run's folder (MODEL_DIR), its `checkpoints` folder, or one step in it.
+    ema: the averaged parameters where the run kept them (parameters that were not trained come from
+      the plain ones). A run without EMA gives its plain parameters.
+    step: which step; None takes the newest that can be trusted.
+    sharding: where to put every array; None: the first device.
+
+  Raises:
+    UserError: no checkpoint there, or not one that can be read.
+  """
+  folder, step = _find(Path(path), step)
+  manager = CheckpointManager(folder)
+  try:
+    steps = manager.steps
+    if not steps or (step is not None and step not in steps):
+      wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
+      raise _missing(path, wanted, f"it has {steps}" if steps else "train one first")
+    for candidate in [step] if step is not None else reversed(steps):
+      try:
+        return _read(manager, candidate, ema=ema, sharding=sharding)
+      except UserError:
+        raise
+      except Exception as error:
+        reason, tried = error, candidate
+    raise UserError(
+      f"checkpoint {tried} in {folder} cannot be read ({str(reason).splitlines()[0]}): "
+      "copy it again, or choose another step"
+    )
+  finally:
+    manager.close()
+
+
+def is_checkpoint(path: str | Path) -> bool:
+  """True where `restore_params(path)` would find at least one finished step."""
+  try:
+    folder, step = _find(Path(path), None)
+  except UserError:
+    return False
+  return step is not None or any(folder.glob(f"*/{COMMIT_FILE}"))
+
+
+def _read(manager: CheckpointManager, step: int, *, ema: bool, sharding):
+  manifest = manager.manifest(step)
+  sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  wanted = [PARAMS] + ([EMA] if ema and EMA in manifest["leaves"] else [])
+  like = {
+    name: leaf_lib.nested(
+      {
+        p: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype), sharding=sharding)
+        for p, (dtype, shape) in manifest["leaves"][name].items()
+      }
+    )
+    for name in wanted
+  }
+  restored = manager.restore_step(step, like)
+  leaves: dict[str, Any] = {}
+  for name in wanted:
+    leaves |= leaf_lib.named_leaves(restored.items[name])
+  return leaf_lib.nested(leaves), manifest.get("config", ""), manifest
+
+
+def _find(path: Path, step: int | None) -> tuple[Path, int | None]:
+  """The folder of steps, and the step if `path` is one."""
+  path = path.expanduser()
+  if not path.is_dir():
+    raise _missing(path, "checkpoint", "there is no such folder")
+  if (path / FOLDER).is_dir():
+    return path / FOLDER, step
+  if path.name.isdigit() and (path / COMMIT_FILE).exists():
+    return path.parent, int(path.name)
+  if any(path.glob(f"*/{COMMIT_FILE}")):
+    return path, step
+  raise _missing(path, "checkpoint", "give the MODEL_DIR of a training run")
+
+
+def _missing(path: str | Path, what: str, mend: str) -> UserError:
+  return UserError(f"no {what} in {path}; {mend}")

@@ -1,0 +1,112 @@
+"""From logical axis names ("batch", "kernel_out", ...) to mesh axes, and from there to shardings.
+
+Modules name the axes of their parameters; which mesh axis each name goes to is this table. The
+default replicates the parameters and splits the batch, which is right for all five models of the
+paper on TPU v4 and larger chips.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from flax.core import meta, spmd
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from noise2music.errors import UserError
+from noise2music.sharding.mesh import AXES
+from noise2music.typing import PyTree
+
+BATCH = "batch"  # logical name of the batch axis of every input
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogicalRules:
+  """pairs: (logical name, mesh axis | tuple of mesh axes | None), as flax takes them.
+
+  A name without a pair is replicated, and so is an axis whose length the mesh axis does not divide
+  (a bias of one channel cannot be split).
+  """
+
+  pairs: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
+    (BATCH, ("slice", "data", "fsdp")),
+  )
+
+  def __post_init__(self):
+    for name, axes in self.pairs:
+      unknown = set(_as_tuple(axes)) - set(AXES)
+      if unknown:
+        raise UserError(f"rule for {name!r} names mesh axes {sorted(unknown)}; there are {AXES}")
+
+  def mesh_axes(self, name: str | None) -> tuple[str, ...]:
+    return _as_tuple(dict(self.pairs).get(name)) if name else ()
+
+  def spec(self, names: tuple[str | None, ...], *, shape: tuple[int, ...], mesh: Mesh):
+    """PartitionSpec of an array of `shape` whose axes have these logical names."""
+    taken: set[str] = set()
+    entries = []
+    for name, length in zip(names, shape, strict=True):
+      axes = tuple(a for a in self.mesh_axes(name) if a not in taken and mesh.shape[a] > 1)
+      if not axes or length % int(np.prod([mesh.shape[a] for a in axes])):
+        entries.append(None)
+        continue
+      taken.update(axes)
+      entries.append(axes[0] if len(axes) == 1 else axes)
+    while entries and entries[-1] is None:
+      entries.pop()
+    return PartitionSpec(*entries)
+
+  def shardings(self, boxed: PyTree, *, mesh: Mesh) -> PyTree:
+    """NamedShardings for a tree that may hold flax's logical partitioning boxes, unboxed in form.
+
+    Args:
+      boxed: what a module's `init` returned, or `jax.eval_shape` of it.
+      mesh: from `MeshShape.build`.
+    """
+
+    def one(leaf):
+      value = unbox_leaf(leaf)
+      names = leaf.names if isinstance(leaf, meta.Partitioned) else (None,) * value.ndim
+      return NamedSharding(mesh, self.spec(tuple(names), shape=value.shape, mesh=mesh))
+
+    return jax.tree.map(one, boxed, is_leaf=_is_box)
+
+  def batch_shards(self, mesh: Mesh) -> int:
+    """Into how many parts a batch is split."""
+    return int(np.prod([mesh.shape[a] for a in self.mesh_axes(BATCH)], initial=1))
+
+  def batch_sharding(self, mesh: Mesh) -> NamedSharding:
+    """Every array of a batch is split along its first axis."""
+    axes = self.mesh_axes(BATCH)
+    return NamedSharding(mesh, PartitionSpec(axes) if axes else PartitionSpec())
+
+  @contextlib.contextmanager
+  def activate(self, mesh: Mesh) -> Iterator[None]:
+    """Within, flax's logical constraints on activations mean these rules on this mesh."""
+    with jax.set_mesh(mesh), spmd.logical_axis_rules(self.pairs):
+      yield
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def unbox(tree: PyTree) -> PyTree:
+  """The tree without flax's partitioning boxes: the only form the rest of the project sees."""
+  return jax.tree.map(unbox_leaf, tree, is_leaf=_is_box)
+
+
+def unbox_leaf(leaf):
+  # apply_constraint=False: logical names are no mesh axes, the shardings above carry them.
+  return leaf.unbox(apply_constraint=False) if _is_box(leaf) else leaf
+
+
+def _is_box(leaf) -> bool:
+  return isinstance(leaf, meta.AxisMetadata)
+
+
+def _as_tuple(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  if axes is None:
+    return ()
+  return (axes,) if isinstance(axes, str) else tuple(axes)

@@ -1,0 +1,57 @@
+"""Ctrl-C and SIGTERM: finish the step, save, leave. A second one leaves at once.
+
+Python runs signal handlers between bytecodes only, so a compilation of minutes would swallow a
+second Ctrl-C. The C level writes every signal into a pipe as it comes; a thread reads it there.
+"""
+
+import os
+import signal
+import socket
+import threading
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+  """Context manager; `received` is the first signal's number, or None.
+
+  Outside the main thread it does nothing: whoever started the thread owns the signals.
+  """
+
+  def __init__(self):
+    self.received: int | None = None
+    self._old: dict[int, object] = {}
+
+  @property
+  def name(self) -> str:
+    return "Ctrl-C" if self.received == signal.SIGINT else "SIGTERM"
+
+  def __enter__(self) -> "Interrupts":
+    if threading.current_thread() is not threading.main_thread():
+      return self
+    self._reader, self._writer = socket.socketpair()
+    self._writer.setblocking(False)
+    self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+    # The handlers themselves do nothing; they keep Python from raising KeyboardInterrupt.
+    self._old = {s: signal.signal(s, lambda *_: None) for s in SIGNALS}
+    threading.Thread(target=self._listen, name="interrupts", daemon=True).start()
+    return self
+
+  def __exit__(self, *_) -> None:
+    if self._old:
+      for number, handler in self._old.items():
+        signal.signal(number, handler)
+      signal.set_wakeup_fd(self._old_fd)
+      self._writer.close()
+      self._old = {}
+
+  def _listen(self) -> None:
+    while data := self._reader.recv(1):
+      if data[0] not in SIGNALS:
+        continue
+      if self.received is not None:
+        # An unfinished save has no commit file, so leaving here cannot tear one.
+        os._exit(128 + data[0])
+      self.received = data[0]
+      os.write(2, b"\nfinishing this step, then saving; once more to leave at once\n")
+    self._reader.close()

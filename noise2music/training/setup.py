@@ -1,0 +1,142 @@
+"""Everything between a `Training` and its first step: shapes, shardings, the compiled update."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from noise2music.errors import UserError
+from noise2music.sharding.rules import replicated, unbox
+from noise2music.training.state import TrainState, initial_state, state_shardings
+from noise2music.training.step import make_step
+from noise2music.typing import Batch, PyTree
+
+# Folded into the run's key for the initial parameters; no step number comes near it.
+_INIT = 0x696E6974
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setup:
+  """shapes: the state as jax.ShapeDtypeStruct with shardings. mask: which parameters train.
+
+  batch: shapes of the global batch, with shardings. step: what make_step returned, jitted.
+  """
+
+  mesh: Mesh
+  shapes: TrainState
+  mask: PyTree
+  batch: dict[str, jax.ShapeDtypeStruct]
+  step: Any
+  fresh: Callable[[], TrainState]
+  activate: Callable
+
+  def compile(self) -> Callable[[TrainState, Batch], tuple[TrainState, Any]]:
+    """The update as a program for this mesh; minutes for a large model, cached on disk."""
+    with self.activate():
+      return self.step.lower(self.shapes, self.batch).compile()
+
+  def put(self, batch: Batch) -> dict[str, jax.Array]:
+    """This host's part of the batch -> the global batch on the devices.
+
+    Raises:
+      UserError: the source gave something else than its first batch promised.
+    """
+    out = {}
+    for name, want in self.batch.items():
+      have = batch.get(name)
+      local = (want.shape[0] // jax.process_count(), *want.shape[1:])
+      if have is None or have.shape != local or have.dtype != want.dtype:
+        found = "nothing" if have is None else f"{have.dtype}{list(have.shape)}"
+        raise UserError(
+          f"batch[{name!r}] is {found}, the run began with {want.dtype}{list(local)}: "
+          "every batch of a source must have the same shapes"
+        )
+      out[name] = jax.make_array_from_process_local_data(want.sharding, np.asarray(have))
+    return out
+
+
+def prepare(training, batch: Batch) -> Setup:
+  """Builds a Setup without touching an array of the model.
+
+  Args:
+    training: a `loop.Training`.
+    batch: one batch of this host, for its shapes.
+  """
+  mesh = training.mesh.build()
+  rules, objective = training.rules, training.objective
+  _check_batch(batch, shards=rules.batch_shards(mesh), parts=training.accumulation)
+  key = jax.random.fold_in(jax.random.key(training.seed), _INIT)
+  sharding = rules.batch_sharding(mesh)
+  example = {k: jax.ShapeDtypeStruct(np.shape(v), np.asarray(v).dtype) for k, v in batch.items()}
+  # Values may matter to an initialiser that looks at masks; silence is a batch like any other.
+  zeros = {k: jnp.zeros(s.shape, s.dtype) for k, s in example.items()}
+
+  boxed = jax.eval_shape(objective.init, key, example)
+  params = unbox(boxed)
+  param_shardings = rules.shardings(boxed, mesh=mesh)
+  mask = jax.tree.map(bool, objective.trainable(params))
+  if not any(jax.tree.leaves(mask)):
+    raise UserError("the objective trains no parameter at all: switch at least one part on")
+
+  def state_of(params: PyTree) -> TrainState:
+    return initial_state(
+      params, mask=mask, optimizer=training.optimizer, total_steps=training.total_steps
+    )
+
+  shapes = jax.eval_shape(state_of, params)
+  shardings = state_shardings(shapes, param_shardings, default=replicated(mesh))
+
+  def fresh() -> TrainState:
+    with rules.activate(mesh):
+      made = jax.jit(lambda k, b: unbox(objective.init(k, b)), out_shardings=param_shardings)
+      values = made(key, zeros)
+      if hasattr(objective, "pretrained"):
+        values = jax.device_put(objective.pretrained(values), param_shardings)
+      return jax.jit(state_of, out_shardings=shardings, donate_argnums=0)(values)
+
+  step = jax.jit(
+    make_step(
+      objective,
+      optimizer=training.optimizer,
+      mask=mask,
+      total_steps=training.total_steps,
+      seed=training.seed,
+      accumulation=training.accumulation,
+    ),
+    out_shardings=(shardings, replicated(mesh)),
+    donate_argnums=0,
+  )
+  return Setup(
+    mesh=mesh,
+    shapes=jax.tree.map(_with_sharding, shapes, shardings),
+    mask=mask,
+    batch={k: _global(s, sharding) for k, s in example.items()},
+    step=step,
+    fresh=fresh,
+    activate=lambda: rules.activate(mesh),
+  )
+
+
+def _with_sharding(s, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding)
+
+
+def _global(s, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(
+    (s.shape[0] * jax.process_count(), *s.shape[1:]), s.dtype, sharding=sharding
+  )
+
+
+def _check_batch(batch: Batch, *, shards: int, parts: int) -> None:
+  sizes = {len(x) for x in batch.values()}
+  size = sizes.pop() * jax.process_count()
+  if sizes or size % (shards * parts):
+    raise UserError(
+      f"a batch of {size} does not divide into {parts} part(s) on each of {shards} device(s): "
+      f"choose a multiple of {math.lcm(shards * parts)}"
+    )

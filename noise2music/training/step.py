@@ -1,0 +1,112 @@
+"""One update as a pure function: loss, gradient, clip, Adam, average.
+
+Randomness is fold_in(key(seed), step), a function of names: no generator state is carried, so a
+restart draws what an uninterrupted run draws.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from noise2music.training.optimizer import Optimizer
+from noise2music.training.state import TrainState, merge, split
+from noise2music.typing import Batch, Objective, PyTree
+
+# Scalars are averaged over a logging window; (sum, count) pairs are added up before they are
+# divided, so that no figure is a mean of means.
+Metrics = Mapping[str, Any]
+StepFn = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def make_step(
+  objective: Objective,
+  *,
+  optimizer: Optimizer,
+  mask: PyTree,
+  total_steps: int,
+  seed: int,
+  accumulation: int = 1,
+) -> StepFn:
+  """(state, batch) -> (state after one update, metrics), to be jitted with the state donated.
+
+  Args:
+    objective: its `loss` must take all randomness from (key, the clip's id): with accumulation
+      every part of the batch is given the same key.
+    mask: what `objective.trainable` returned.
+    total_steps: where the learning rate ends, unless the optimizer says otherwise.
+    accumulation: parts in which the batch is worked through, one after the other; the update is
+      that of the whole batch.
+
+  An update whose gradient is not finite is left out: the state keeps its values, the step counts,
+  and the metric `skipped` is 1.
+  """
+  transformation = optimizer.transformation(total_steps)
+  schedule = optimizer.schedule(total_steps)
+
+  def gradient(trained: PyTree, frozen: PyTree, batch: Batch, key: jax.Array):
+    def loss(trained):
+      return objective.loss(merge(trained, frozen), batch, key)
+
+    (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(trained)
+    return grads, {**aux, "loss": value}
+
+  def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    trained, frozen = split(state.params, mask)
+    if accumulation == 1:
+      grads, metrics = gradient(trained, frozen, batch, key)
+    else:
+      grads, metrics = _accumulate(
+        lambda part: gradient(trained, frozen, part, key), batch, parts=accumulation
+      )
+
+    norm = optax.global_norm(grads)
+    finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
+    updates, opt_state = transformation.update(grads, state.opt_state, trained)
+    trained = optax.apply_updates(trained, updates)
+    new = TrainState(
+      step=state.step,
+      params=merge(trained, frozen),
+      ema=None
+      if optimizer.ema is None
+      else optimizer.ema.update(state.ema, trained, step=state.step),
+      opt_state=opt_state,
+    )
+    new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+    metrics = {
+      **metrics,
+      "gradient_norm": norm,
+      "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+      "skipped": 1.0 - finite.astype(jnp.float32),
+    }
+    return TrainState(**{**vars(new), "step": state.step + 1}), metrics
+
+  return step
+
+
+def _accumulate(gradient, batch: Batch, *, parts: int) -> tuple[PyTree, Metrics]:
+  """Mean gradient and metrics over `parts` equal parts of the batch, in one scan."""
+
+  def divide(x):
+    # Rows j, j + parts, ...: every device keeps its own rows, no part sits on one device alone.
+    return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
+  divided = jax.tree.map(divide, dict(batch))
+  shape = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], divided))
+  zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape[0])
+
+  def one(total, part):
+    grads, metrics = gradient(part)
+    return jax.tree.map(jnp.add, total, grads), metrics
+
+  total, stacked = jax.lax.scan(one, zero, divided)
+  metrics = {
+    name: tuple(jnp.sum(x, axis=0) for x in value)
+    if isinstance(value, tuple)
+    else jnp.mean(value, axis=0)
+    for name, value in stacked.items()
+  }
+  return jax.tree.map(lambda g: g / parts, total), metrics

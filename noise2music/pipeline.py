@@ -1,0 +1,181 @@
+"""The public face: load a trained cascade, type a prompt, get music.
+
+  pipeline = Pipeline.from_pretrained("runs/demo")
+  music = pipeline.generate("A slow waltz for flute in G major.", duration=5, seed=1)
+  music.save("waltz.wav")
+"""
+
+import dataclasses
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from noise2music import typing as n2m
+from noise2music.audio.wav_io import AUDIO_SUFFIXES, write_audio
+from noise2music.checkpoints.restore import is_run_folder, restore_params
+from noise2music.config.gin_utils import objective_from_config
+from noise2music.diffusion.samplers import DPMSolverPP2M
+from noise2music.diffusion.time_steps import UniformLogSnrSteps
+from noise2music.errors import UserError
+from noise2music.stages.cascade import Cascade
+from noise2music.stages.spec import Sampling, Stage
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generation:
+  """audio: float32 [clips, samples] in [-1, 1]. seeds and prompts: one for each clip.
+
+  signals: what each stage made, by its name: [clips, steps, channels].
+  """
+
+  audio: np.ndarray
+  sample_rate_hz: int
+  seeds: tuple[int, ...]
+  prompts: tuple[str, ...]
+  signals: dict[str, np.ndarray]
+
+  def save(self, path: str | Path) -> list[Path]:
+    """Writes `path`, or `path` with -0, -1, ... before the suffix where there are more clips."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    paths = [path]
+    if len(self.audio) > 1:
+      paths = [path.with_stem(f"{path.stem}-{index}") for index in range(len(self.audio))]
+    for where, audio in zip(paths, self.audio, strict=True):
+      write_audio(where, audio, sample_rate_hz=self.sample_rate_hz)
+    return paths
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Pipeline:
+  """A cascade with its parameters: one tree a stage."""
+
+  cascade: Cascade
+  params: tuple[n2m.PyTree, ...]
+
+  @classmethod
+  def from_pretrained(cls, path: str | Path, *, ema: bool = True) -> "Pipeline":
+    """From the folder of one training run, or a folder that holds one run for each stage.
+
+    The stages are put in the order in which they feed one another. Raises UserError where there is
+    no run, or where the runs do not make up one cascade.
+    """
+    path = Path(path)
+    if not path.is_dir():
+      raise UserError(f"no such folder: {path}; give the MODEL_DIR of a training run")
+    folders = [path] if is_run_folder(path) else sorted(p for p in path.iterdir() if p.is_dir())
+    folders = [folder for folder in folders if is_run_folder(folder)]
+    if not folders:
+      raise UserError(
+        f"no trained stage in {path}: give the MODEL_DIR of a training run, or a folder of them"
+      )
+    loaded = {}
+    for folder in folders:
+      params, config_text, _ = restore_params(folder, ema=ema)
+      loaded[objective_from_config(config_text)] = params
+    cascade = Cascade.ordered(loaded)
+    return cls(cascade=cascade, params=tuple(loaded[o] for o in cascade.objectives))
+
+  def generate(
+    self,
+    prompt: str | Sequence[str],
+    *,
+    duration: float | None = None,
+    steps: int | None = None,
+    cfg_scale: float | None = None,
+    negative_prompt: str | None = None,
+    seed: int | Sequence[int] | None = None,
+    batch_size: int = 4,
+    on_stage: Callable[[str, int, int], None] | None = None,
+  ) -> Generation:
+    """One clip for each prompt.
+
+    duration: seconds; the length that the first stage was trained on where None. steps: network
+    evaluations a stage, taken by DPM-Solver++; each stage's own sampler where None. cfg_scale: how
+    strongly the text guides, 1 for not at all; each stage's own where None. negative_prompt: what
+    to lead away from. seed: of the first clip, the next has seed + 1, and so on; or one for each;
+    drawn where None. The seeds are in the result: the same prompt with the same seed gives the
+    same clip, alone or among others. batch_size: clips at once; on several devices their multiple.
+    """
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    check_request(prompts, duration=duration, steps=steps, batch_size=batch_size)
+    first = self.cascade.stages[0]
+    duration = first.train_seconds if duration is None else duration
+    seeds = _seeds(seed, len(prompts))
+    devices = jax.device_count()
+    sharding = None
+    batch_size = min(batch_size, len(prompts)) if devices == 1 else batch_size
+    if devices > 1 and batch_size % devices == 0:
+      mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("data",))
+      sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    signals = self.cascade.generate(
+      self.params,
+      prompts,
+      seeds=seeds,
+      seconds=duration,
+      batch_size=batch_size,
+      negative_prompt=negative_prompt,
+      sampling={s.name: override(s, steps=steps, cfg_scale=cfg_scale) for s in self.cascade.stages},
+      sharding=sharding,
+      on_stage=on_stage,
+    )
+    last = self.cascade.stages[-1]
+    audio, sample_rate_hz = last.target.decode(signals[last.name])
+    return Generation(
+      audio=np.clip(np.asarray(audio, np.float32), -1, 1),
+      sample_rate_hz=sample_rate_hz,
+      seeds=tuple(seeds),
+      prompts=tuple(prompts),
+      signals=signals,
+    )
+
+
+def check_request(
+  prompts: Sequence[str],
+  *,
+  output: str | Path | None = None,
+  duration: float | None = None,
+  seed: int | None = None,
+  steps: int | None = None,
+  batch_size: int | None = None,
+  **_: object,
+) -> None:
+  """Raises UserError on what can be refused before anything is loaded."""
+  if not prompts or any(not text.strip() for text in prompts):
+    raise UserError("the prompt is empty: say what the music should be")
+  if duration is not None and not 0 < duration < float("inf"):
+    raise UserError(f"the duration must be longer than 0 seconds, got {duration:g}")
+  if seed is not None and seed < -1:
+    raise UserError(f"the seed must be a whole number from 0 on, got {seed}")
+  for name, number in (("steps", steps), ("batch size", batch_size)):
+    if number is not None and number < 1:
+      raise UserError(f"the {name} must be at least 1, got {number}")
+  if output is not None and Path(output).suffix.lower() not in AUDIO_SUFFIXES:
+    raise UserError(f"cannot write {output}: end its name in one of {', '.join(AUDIO_SUFFIXES)}")
+
+
+def override(stage: Stage, *, steps: int | None, cfg_scale: float | None) -> Sampling:
+  """The stage's sampling with what the caller asked for in place of its own."""
+  sampling = stage.sampling
+  if steps is not None:
+    sampling = dataclasses.replace(
+      sampling, sampler=DPMSolverPP2M(), time_steps=UniformLogSnrSteps(count=steps)
+    )
+  if cfg_scale is not None and stage.text is not None:
+    sampling = dataclasses.replace(sampling, guidance_scale=cfg_scale)
+  return sampling
+
+
+def _seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
+  if seed is None or seed == -1:
+    seed = secrets.randbelow(2**31)
+  if isinstance(seed, int):
+    if seed < 0:
+      raise UserError(f"the seed must be a whole number from 0 on, got {seed}")
+    return [seed + index for index in range(count)]
+  if len(seed) != count:
+    raise UserError(f"{count} prompts need one seed or {count} of them, got {len(seed)}")
+  return list(seed)

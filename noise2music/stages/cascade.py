@@ -1,0 +1,154 @@
+"""Stages in a row: each listens to the signal that an earlier one made."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import jax
+import numpy as np
+
+from noise2music import typing as n2m
+from noise2music.errors import UserError
+from noise2music.stages.conditioning import Text
+from noise2music.stages.generate import clip_keys, sample
+from noise2music.stages.objective import DenoisingObjective
+from noise2music.stages.spec import Sampling, Stage
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Cascade:
+  """The stages of one route, in the order in which they run.
+
+  objectives: the stages, each with its text encoder. A stage's signals come from the nearest
+  stage before it that makes just that representation.
+
+  Raises ValueError, when built, where no earlier stage makes what a stage listens to.
+  """
+
+  objectives: tuple[DenoisingObjective, ...]
+
+  def __post_init__(self):
+    if not self.objectives:
+      raise ValueError("a cascade needs at least one stage")
+    names = [stage.name for stage in self.stages]
+    if len(set(names)) < len(names):
+      raise ValueError(f"the stages of a cascade need different names, got {names}")
+    for index in range(len(self.stages)):
+      self.sources(index)
+
+  @classmethod
+  def ordered(cls, objectives: Iterable[DenoisingObjective]) -> "Cascade":
+    """The same stages in the order in which they feed one another.
+
+    Raises UserError where a stage is missing, or where two would end the cascade.
+    """
+    waiting, row = list(objectives), []
+    while waiting:
+      made = [objective.stage.target for objective in row]
+      ready = [
+        objective
+        for objective in waiting
+        if all(c.source in made for c in objective.stage.signals.values())
+      ]
+      if not ready:
+        needs = {o.stage.name: [c.source for c in o.stage.signals.values()] for o in waiting}
+        raise UserError(f"no stage makes what these listen to: {needs}; train the missing stage")
+      if len(ready) > 1:
+        names = [objective.stage.name for objective in ready]
+        raise UserError(f"{names} are of different routes: keep each route in its own folder")
+      row += ready
+      waiting.remove(ready[0])
+    return cls(objectives=tuple(row))
+
+  @property
+  def stages(self) -> tuple[Stage, ...]:
+    return tuple(objective.stage for objective in self.objectives)
+
+  def sources(self, index: int) -> dict[str, str]:
+    """{condition: name of the earlier stage that makes it} of stage `index`."""
+    found = {}
+    for name, condition in self.stages[index].signals.items():
+      makers = [s.name for s in self.stages[:index] if s.target == condition.source]
+      if not makers:
+        raise ValueError(
+          f"stage {self.stages[index].name!r} listens to {condition.source}, and no stage before"
+          f" it makes that; they make {[s.target for s in self.stages[:index]]}"
+        )
+      found[name] = makers[-1]
+    return found
+
+  def generate(
+    self,
+    params: Sequence[n2m.PyTree],
+    prompts: Sequence[str],
+    *,
+    seeds: Sequence[int],
+    seconds: float,
+    batch_size: int = 4,
+    negative_prompt: str | None = None,
+    sampling: Mapping[str, Sampling] | None = None,
+    sharding: jax.sharding.Sharding | None = None,
+    on_stage: Callable[[str, int, int], None] | None = None,
+  ) -> dict[str, np.ndarray]:
+    """One clip for each prompt and seed: {stage name: [clips, steps, channels] float32}.
+
+    params: one tree a stage, as its objective's `init` returns. seconds: of each clip, any length
+    above zero. batch_size: clips that run at once; the last batch is filled up with copies, so a
+    clip is bit for bit the same whatever else is asked for, as long as batch_size stays. sampling:
+    stage name -> in place of the stage's own. sharding: where the rows of a batch lie. on_stage:
+    called with (stage name, first clip, clips in all) when a stage begins a batch.
+    """
+    if seconds <= 0:
+      raise UserError(f"the duration must be longer than 0 seconds, got {seconds:g}")
+    if len(seeds) != len(prompts):
+      raise ValueError(f"{len(prompts)} prompts need as many seeds, got {len(seeds)}")
+    unknown = set(sampling or {}) - {stage.name for stage in self.stages}
+    if unknown:
+      raise ValueError(f"no stage is called {sorted(unknown)}")
+    parts: dict[str, list[np.ndarray]] = {stage.name: [] for stage in self.stages}
+    for start, rows in _batches(len(prompts), batch_size):
+      made: dict[str, jax.Array] = {}
+      for index, (objective, tree) in enumerate(zip(self.objectives, params, strict=True)):
+        stage = objective.stage
+        if on_stage is not None:
+          on_stage(stage.name, start, len(prompts))
+        keys = clip_keys(np.asarray(seeds)[rows], stage_name=stage.name)
+        text = _embed(objective, tree, [prompts[row] for row in rows])
+        negative = _embed(objective, tree, [negative_prompt] * len(rows))
+        if sharding is not None:
+          keys, text, negative = jax.device_put((keys, text, negative), sharding)
+        made[stage.name] = sample(
+          stage,
+          tree["network"],
+          keys=keys,
+          steps=max(1, round(seconds * stage.target.rate_hz)),
+          text=text,
+          negative_text=negative,
+          signals={name: made[maker] for name, maker in self.sources(index).items()},
+          sampling=(sampling or {}).get(stage.name),
+        )
+      clips = min(batch_size, len(prompts) - start)
+      for name, signal in made.items():
+        parts[name].append(np.asarray(signal[:clips], np.float32))
+    return {name: np.concatenate(signals) for name, signals in parts.items()}
+
+
+def _batches(clips: int, batch_size: int) -> Iterator[tuple[int, list[int]]]:
+  """(first clip, rows) of batches of one size, the last filled up with its last clip."""
+  if batch_size < 1:
+    raise UserError(f"the batch size must be at least 1, got {batch_size}")
+  for start in range(0, clips, batch_size):
+    yield start, [min(start + offset, clips - 1) for offset in range(batch_size)]
+
+
+def _embed(
+  objective: DenoisingObjective, params: n2m.PyTree, prompts: Sequence[str | None]
+) -> Text | None:
+  """The prompts' embeddings; None where the stage takes no text or there is no prompt."""
+  if objective.text_conditioner is None or prompts[0] is None:
+    return None
+  tokens, mask = objective.text_conditioner.tokenize(
+    prompts, length=objective.stage.text.token_length
+  )
+  return objective.text_conditioner.text(
+    params["text_encoder"], tokens, mask, keep=np.ones(len(prompts), bool)
+  )

@@ -1,0 +1,122 @@
+"""Samples one stage: seeds, text and conditioning signals in, a signal out.
+
+Noise is a function of (seed of the clip, name of the stage, step), never of the position in a
+batch, so a clip is the same alone, among others and on any number of devices.
+"""
+
+import functools
+import zlib
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from noise2music import typing as n2m
+from noise2music.audio.framing import padded_length
+from noise2music.diffusion import guidance
+from noise2music.stages.conditioning import Text, align_signal, network_inputs
+from noise2music.stages.spec import Sampling, Stage
+
+
+def clip_keys(seeds: np.ndarray, *, stage_name: str) -> n2m.Key:
+  """One key for each clip: [batch] seeds in [0, 2^63) -> [batch] keys that differ by stage."""
+  seeds = np.asarray(seeds, np.uint64)
+  halves = np.stack([seeds >> np.uint64(32), seeds & np.uint64(0xFFFFFFFF)], -1).astype(np.uint32)
+  base = jax.random.key(zlib.crc32(stage_name.encode()))
+  return jax.vmap(lambda h: jax.random.fold_in(jax.random.fold_in(base, h[0]), h[1]))(halves)
+
+
+def sample(
+  stage: Stage,
+  network_params: n2m.PyTree,
+  *,
+  keys: n2m.Key,
+  steps: int,
+  text: Text | None = None,
+  negative_text: Text | None = None,
+  signals: Mapping[str, n2m.Signal] | None = None,
+  sampling: Sampling | None = None,
+) -> n2m.Signal:
+  """A signal [batch, steps, channels] drawn from the stage.
+
+  keys: [batch], from `clip_keys`. steps: length of the signal. signals: the conditions that are
+  signals, at the rates of their sources. negative_text: what guidance leads away from; no text
+  where None. sampling: the stage's own where None.
+
+  Raises ValueError where the stage's conditions are not what is given.
+  """
+  signals = dict(signals or {})
+  if signals.keys() != stage.signals.keys():
+    raise ValueError(
+      f"stage {stage.name!r} is conditioned on {sorted(stage.signals)}, given {sorted(signals)}"
+    )
+  if (text is None) != (stage.text is None):
+    raise ValueError(f"stage {stage.name!r} {'needs' if stage.text else 'takes no'} text")
+  return _sample(
+    stage, steps, sampling or stage.sampling, network_params, keys, text, negative_text, signals
+  )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _sample(stage, steps, sampling, network_params, keys, text, negative_text, signals):
+  padded = padded_length(steps, stage.network.stride)
+  signals = {
+    name: align_signal(
+      signal,
+      condition=stage.conditions[name],
+      target=stage.target,
+      steps=padded,
+      stride=stage.network.stride,
+    )
+    for name, signal in signals.items()
+  }
+  shape = (padded, stage.target.channels)
+
+  def noise_fn(step):
+    """Step -1 is the start; the sampler's own steps count from 0."""
+    return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, step + 1), shape))(keys)
+
+  eps_fn = denoiser(stage, network_params, text=text, signals=signals)
+  scale = sampling.guidance_scale
+  if scale != 1:
+    hidden = negative_text
+    if hidden is None:
+      hidden = Text(embedding=text.embedding, mask=text.mask, keep=jnp.zeros_like(text.keep))
+    away = denoiser(stage, network_params, text=hidden, signals=signals)
+    eps_fn = guidance.guide(eps_fn, away, scale=scale)
+  if sampling.clip_percentile is not None:
+    eps_fn = guidance.dynamic_clip(
+      eps_fn,
+      schedule=stage.noise_schedule,
+      percentile=sampling.clip_percentile,
+      limit=stage.target.limit,
+    )
+  x = sampling.sampler(
+    eps_fn,
+    noise_fn(-1),
+    times=sampling.time_steps.times(stage.noise_schedule),
+    schedule=stage.noise_schedule,
+    noise_fn=noise_fn,
+  )
+  return x[:, :steps]
+
+
+def denoiser(
+  stage: Stage,
+  network_params: n2m.PyTree,
+  *,
+  text: Text | None,
+  signals: Mapping[str, n2m.Signal],
+) -> n2m.EpsFn:
+  """The network as eps(x_t, t), its conditions bound; `signals` as the network takes them."""
+
+  def eps_fn(x_t: n2m.Signal, t: n2m.Level) -> n2m.Signal:
+    inputs, entries = network_inputs(
+      x_t, conditions=stage.conditions, signals=signals, text=text
+    )
+    output = stage.network.apply({"params": network_params}, inputs, t, **entries)
+    alpha, sigma = stage.noise_schedule.alpha(t), stage.noise_schedule.sigma(t)
+    return stage.prediction.to_eps(output, x_t, alpha=alpha, sigma=sigma)
+
+  return eps_fn

@@ -1,0 +1,157 @@
+"""What training minimises: the denoising loss of one stage, made from int16 audio and tokens.
+
+Everything between the host's batch and the loss runs here, inside the jitted step: resampling,
+log-mel, up-sampling, augmentation, the text encoder. Every draw is keyed by the step's key and the
+clip's id, so it does not depend on where in which batch a clip lies.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from noise2music import batch as batch_lib
+from noise2music import typing as n2m
+from noise2music.audio.framing import fit, padded_length, valid_mask
+from noise2music.diffusion import gaussian, losses
+from noise2music.stages.conditioning import Text, align_signal, augment, fold_each, network_inputs
+from noise2music.stages.spec import Stage
+from noise2music.stages.text_conditioner import TextConditioner
+
+NOISE_LEVELS = 5  # equal intervals of diffusion time in which the loss is logged
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example:
+  """A batch as the network sees it, before noise.
+
+  x: [batch, steps, channels], padded to the network's stride. mask: [batch, steps], 1 where x is
+  real. signals: the conditions that are signals, ready for the network.
+  """
+
+  x: n2m.Signal
+  mask: jax.Array
+  signals: Mapping[str, n2m.Signal]
+
+
+jax.tree_util.register_dataclass(Example, ["x", "mask", "signals"], [])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class DenoisingObjective:
+  """Trains one stage; implements `typing.Objective`.
+
+  The parameters are `{"network": ..., "text_encoder": ...}`, the latter where the stage has a text
+  condition. sample_rate_hz: of the batches' audio.
+  """
+
+  stage: Stage
+  text_conditioner: TextConditioner | None = None
+  sample_rate_hz: int = 24_000
+
+  def __post_init__(self):
+    if (self.stage.text is None) != (self.text_conditioner is None):
+      raise ValueError(
+        f"stage {self.stage.name!r} "
+        + ("has a text condition and needs a" if self.stage.text else "takes no text, drop the")
+        + " text_conditioner"
+      )
+
+  def init(self, key: n2m.Key, batch: n2m.Batch) -> n2m.PyTree:
+    network_key, text_key = jax.random.split(key)
+    params = {}
+    text = None
+    if self.text_conditioner is not None:
+      tokens = jnp.asarray(batch[batch_lib.TOKENS])
+      params["text_encoder"] = self.text_conditioner.init(text_key, tokens)
+      shape = jax.eval_shape(
+        self.text_conditioner.embed, params["text_encoder"], tokens, batch[batch_lib.TOKEN_MASK]
+      )
+      text = Text(
+        embedding=jnp.zeros(shape.shape, shape.dtype),
+        mask=jnp.ones(tokens.shape, bool),
+        keep=jnp.ones(tokens.shape[:1], bool),
+      )
+    # Parameters do not depend on the length, and a short clip initialises faster.
+    example = self.example({k: jnp.asarray(v) for k, v in batch.items()})
+    inputs, entries = network_inputs(
+      example.x, conditions=self.stage.conditions, signals=example.signals, text=text
+    )
+    t = jnp.zeros(inputs.shape[:1])
+    params["network"] = self.stage.network.init(network_key, inputs, t, **entries)["params"]
+    return params
+
+  def trainable(self, params: n2m.PyTree) -> n2m.PyTree:
+    train_text = self.text_conditioner is not None and self.text_conditioner.trainable
+    return {
+      room: jax.tree.map(lambda _, room=room: room == "network" or train_text, tree)
+      for room, tree in params.items()
+    }
+
+  def example(self, batch: n2m.Batch) -> Example:
+    """The clean target and its conditions, without augmentation."""
+    stage = self.stage
+    audio = batch[batch_lib.AUDIO].astype(jnp.float32) / batch_lib.INT16_SCALE
+    x = stage.target.encode(audio, sample_rate_hz=self.sample_rate_hz)
+    steps = padded_length(x.shape[1], stage.network.stride)
+    # The share of the clip that is real, in steps of the target.
+    share = batch[batch_lib.AUDIO_LENGTH] / audio.shape[1]
+    real = jnp.ceil(share * x.shape[1]).astype(jnp.int32)
+    signals = {
+      name: align_signal(
+        condition.source.encode(audio, sample_rate_hz=self.sample_rate_hz),
+        condition=condition,
+        target=stage.target,
+        steps=steps,
+        stride=stage.network.stride,
+      )
+      for name, condition in stage.signals.items()
+    }
+    return Example(x=fit(x, steps, axis=1), mask=valid_mask(real, steps), signals=signals)
+
+  def loss(
+    self, params: n2m.PyTree, batch: n2m.Batch, key: n2m.Key
+  ) -> tuple[jax.Array, Mapping[str, Any]]:
+    """Mean over clips of w(t) |prediction - target|^2, t ~ U[0, 1] (paper, equation 3)."""
+    stage = self.stage
+    ids = jnp.asarray(batch[batch_lib.CLIP_ID])
+    fold = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i[0]), i[1]))
+    keys = jax.vmap(lambda k: jax.random.split(k, 4))(fold(ids))
+    time_keys, noise_keys, drop_keys, augment_keys = (keys[:, i] for i in range(4))
+
+    example = self.example(batch)
+    signals = augment(example.signals, conditions=stage.conditions, keys=augment_keys)
+    text = None
+    if self.text_conditioner is not None:
+      keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - stage.text.dropout))(drop_keys)
+      tokens, mask = batch[batch_lib.TOKENS], batch[batch_lib.TOKEN_MASK]
+      text = self.text_conditioner.text(params["text_encoder"], tokens, mask, keep=keep)
+
+    t = jax.vmap(jax.random.uniform)(time_keys)
+    eps = jax.vmap(lambda k: jax.random.normal(k, example.x.shape[1:]))(noise_keys)
+    alpha, sigma = stage.noise_schedule.alpha(t), stage.noise_schedule.sigma(t)
+    x_t = gaussian.diffuse(example.x, eps, alpha=alpha, sigma=sigma)
+    inputs, entries = network_inputs(
+      x_t, conditions=stage.conditions, signals=signals, text=text
+    )
+    output = stage.network.apply({"params": params["network"]}, inputs, t, **entries)
+    each = losses.denoising_loss(
+      output,
+      stage.prediction.target(example.x, eps, alpha=alpha, sigma=sigma),
+      weight=stage.loss_weight(stage.noise_schedule, t),
+      mask=example.mask,
+    )
+    return jnp.mean(each), loss_by_noise_level(each, t)
+
+
+def loss_by_noise_level(each: n2m.Level, t: n2m.Level) -> dict[str, tuple[jax.Array, jax.Array]]:
+  """{"loss/t_0.1": (sum, count), ...}: to be added up over steps before they are divided."""
+  level = jnp.minimum((t * NOISE_LEVELS).astype(jnp.int32), NOISE_LEVELS - 1)
+  out = {}
+  for index in range(NOISE_LEVELS):
+    inside = (level == index).astype(jnp.float32)
+    middle = (index + 0.5) / NOISE_LEVELS
+    out[f"loss/t_{middle:.1f}"] = (jnp.sum(each * inside), jnp.sum(inside))
+  return out

@@ -1,0 +1,118 @@
+"""A stage is a value: what differs between the models of the cascade is data, not code."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from noise2music import typing as n2m
+from noise2music.diffusion.gaussian import EpsPrediction
+from noise2music.diffusion.losses import SimplifiedWeight
+from noise2music.diffusion.samplers import Ancestral, Sampler
+from noise2music.diffusion.time_steps import UniformSteps
+from noise2music.stages.conditioning import Aligned, Combine, Condition, CrossAttention, Stacked
+from noise2music.stages.representations import Representation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+  """How a stage is sampled (paper, Tables 3 and 7).
+
+  time_steps: the grid from 1 to 0. sampler: the solver, with its gamma. guidance_scale: w of
+  `w eps(x, text) + (1 - w) eps(x)`; 1 is no guidance. clip_percentile: of |x| in a clip, for
+  dynamic clipping of the predicted signal; None leaves it alone.
+  """
+
+  time_steps: Any = UniformSteps(count=100)
+  sampler: Sampler = Ancestral(gamma=0.0)
+  guidance_scale: float = 1.0
+  clip_percentile: float | None = 99.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Stage:
+  """One diffusion model of a cascade.
+
+  name: keys its noise and names its folder. target: what it makes. conditions: what it listens
+  to, by name; `text` is the prompt, any other name is a signal made from the clip in training and
+  taken from the stage before in generation. network: a module with the call of `nn.UNet1D`.
+  train_seconds: length of the clips or snippets it trains on.
+
+  Raises ValueError, when built, on settings that it could not honour.
+  """
+
+  name: str
+  target: Representation
+  network: Any
+  noise_schedule: n2m.NoiseSchedule
+  conditions: Mapping[str, Condition] = dataclasses.field(default_factory=dict)
+  prediction: Any = EpsPrediction()
+  loss_weight: Any = SimplifiedWeight()
+  train_seconds: float = 29.44
+  sampling: Sampling = Sampling()
+
+  def __post_init__(self):
+    network = self.network
+    problems = [
+      (
+        network.out_channels != self.target.channels,
+        f"the network has {network.out_channels} output channels, its target {self.target.channels}"
+        ": set UNet1D.out_channels to the latter",
+      ),
+      (
+        self.sampling.guidance_scale != 1 and self.text is None,
+        "a guidance scale needs a text condition: add one, or set guidance_scale to 1",
+      ),
+      (
+        network.takes_text != (self.text is not None),
+        "cross-attention and a text condition go together: set UNet1D.cross_attention at some depth"
+        " and conditions['text'], or neither",
+      ),
+      (
+        network.aligned != self._has(Aligned),
+        "UNet1D.aligned and an Aligned condition go together: set both or neither",
+      ),
+      (
+        network.combine != self._has(Combine),
+        "UNet1D.combine and a Combine condition go together: set both or neither",
+      ),
+      (
+        self._has(Combine) and self.text is None,
+        "the pooled text of a Combine condition needs a text condition beside it",
+      ),
+      (self.train_seconds <= 0, f"train_seconds must be positive, got {self.train_seconds}"),
+    ]
+    for name, condition in self.conditions.items():
+      is_text = isinstance(condition, CrossAttention | Combine)
+      problems.append(
+        (
+          is_text != (name in ("text", "text_pooled")),
+          f"condition {name!r} cannot be {type(condition).__name__}: text goes through"
+          " CrossAttention (as 'text') or Combine (as 'text_pooled'), signals through Stacked"
+          " or Aligned",
+        )
+      )
+      if isinstance(condition, Aligned):
+        problems.append(
+          (
+            self.target.rate_hz != condition.source.rate_hz * network.stride,
+            f"the aligned {name!r} has {condition.source.rate_hz} steps/s, the bottom of the"
+            f" network {self.target.rate_hz / network.stride:g}: the strides must multiply to"
+            f" {self.target.rate_hz / condition.source.rate_hz:g}",
+          )
+        )
+    for wrong, message in problems:
+      if wrong:
+        raise ValueError(f"stage {self.name!r}: {message}")
+
+  def _has(self, mechanism: type) -> bool:
+    return any(isinstance(condition, mechanism) for condition in self.conditions.values())
+
+  @property
+  def text(self) -> CrossAttention | None:
+    """The text condition, or None."""
+    return self.conditions.get("text")
+
+  @property
+  def signals(self) -> dict[str, Stacked | Aligned]:
+    """The conditions that are signals."""
+    return {k: c for k, c in self.conditions.items() if isinstance(c, Stacked | Aligned)}

@@ -1,0 +1,6 @@
+"""Compiles once for the whole folder."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

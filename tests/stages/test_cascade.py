@@ -1,0 +1,164 @@
+"""Both routes end to end with fresh parameters, and the promises about seeds."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from noise2music.errors import UserError
+from noise2music.stages.cascade import Cascade
+from noise2music.stages.generate import clip_keys, sample
+from noise2music.stages.spec import Sampling
+
+WAVEFORM = ("waveform_generator", "waveform_cascader", "super_resolution")
+SPECTROGRAM = ("spectrogram_generator", "spectrogram_vocoder", "super_resolution")
+
+
+def random_params(objective, *, seed: int):
+  """Parameters that are nowhere zero, so that every condition has an influence."""
+  shapes = jax.eval_shape(lambda: objective.init(jax.random.key(0), tiny.batch(2)))
+  rng = np.random.default_rng(seed)
+  leaves, tree = jax.tree.flatten(
+    jax.tree.map(
+      lambda leaf: leaf.unbox() if hasattr(leaf, "unbox") else leaf,
+      shapes,
+      is_leaf=lambda leaf: hasattr(leaf, "unbox"),
+    )
+  )
+  return jax.tree.unflatten(
+    tree, [rng.normal(size=leaf.shape).astype(np.float32) * 0.3 for leaf in leaves]
+  )
+
+
+def cascade(route=WAVEFORM):
+  objectives = tuple(tiny.objective(kind) for kind in route)
+  params = [random_params(objective, seed=i) for i, objective in enumerate(objectives)]
+  return Cascade(objectives=objectives), params
+
+
+@pytest.mark.parametrize("route", [WAVEFORM, SPECTROGRAM])
+@pytest.mark.parametrize("seconds", [0.5, 0.333])
+def test_both_routes_give_clips_of_the_asked_length(route, seconds: float) -> None:
+  stages, params = cascade(route)
+  made = stages.generate(params, ["a tune", "a song"], seeds=[1, 2], seconds=seconds)
+  assert list(made) == list(route)
+  assert made["super_resolution"].shape == (2, round(seconds * 8_000), 1)
+  assert all(np.isfinite(signal).all() for signal in made.values())
+  assert all(np.abs(signal).max() <= 1 for signal in made.values())
+
+
+def test_a_clip_is_the_same_to_the_bit_whatever_else_is_in_the_batch() -> None:
+  stages, params = cascade()
+  prompts = ["a tune", "a song", "a jig", "a reel", "a waltz"]
+  together = stages.generate(params, prompts, seeds=[5, 6, 7, 8, 9], seconds=0.3, batch_size=4)
+  alone = stages.generate(params, ["a jig"], seeds=[7], seconds=0.3, batch_size=4)
+  for name, signal in alone.items():
+    np.testing.assert_array_equal(signal[0], together[name][2])
+
+
+def test_another_batch_size_changes_rounding_alone() -> None:
+  stages, params = cascade()
+  one = stages.generate(params, ["a jig"], seeds=[7], seconds=0.3, batch_size=1)
+  four = stages.generate(params, ["a jig"], seeds=[7], seconds=0.3, batch_size=4)
+  for name, signal in one.items():
+    np.testing.assert_allclose(signal, four[name], atol=1e-4)
+
+
+def test_seed_prompt_and_negative_prompt_each_change_the_clip() -> None:
+  stages, params = cascade()
+  make = lambda prompt, seed, **more: stages.generate(  # noqa: E731
+    params, [prompt], seeds=[seed], seconds=0.3, batch_size=1, **more
+  )["super_resolution"]
+  base = make("a jig", 7)
+  np.testing.assert_array_equal(base, make("a jig", 7))
+  for other in (make("a jig", 8), make("a waltz", 7), make("a jig", 7, negative_prompt="noise")):
+    assert np.abs(base - other).max() > 1e-3
+
+
+def test_guidance_of_one_ignores_the_unconditional_branch() -> None:
+  objective = tiny.objective("waveform_generator")
+  params = random_params(objective, seed=0)
+  text = objective.text_conditioner.text(
+    params["text_encoder"],
+    *objective.text_conditioner.tokenize(["a jig"], length=32),
+    keep=np.ones(1, bool),
+  )
+  clips = {}
+  for scale in (1.0, 2.0):
+    sampling = Sampling(
+      time_steps=tiny.SAMPLING.time_steps, sampler=tiny.SAMPLING.sampler, guidance_scale=scale,
+      clip_percentile=None,
+    )  # fmt: skip
+    clips[scale] = sample(
+      objective.stage, params["network"], keys=clip_keys([3], stage_name="s"), steps=64,
+      text=text, sampling=sampling,
+    )  # fmt: skip
+  assert np.abs(clips[1.0] - clips[2.0]).max() > 1e-3
+
+
+def test_stage_names_keep_their_noise_apart() -> None:
+  a, b = clip_keys([1, 2], stage_name="a"), clip_keys([1, 2], stage_name="b")
+  data = np.concatenate([jax.random.key_data(a), jax.random.key_data(b)])
+  assert len({tuple(row) for row in data}) == 4
+  big = clip_keys([1, 1 + 2**32], stage_name="a")
+  assert len({tuple(row) for row in jax.random.key_data(big)}) == 2, "all 64 bits count"
+
+
+def test_stages_are_put_in_order_and_missing_ones_named() -> None:
+  generator, cascader, super_resolution = (tiny.objective(kind) for kind in WAVEFORM)
+  ordered = Cascade.ordered([super_resolution, generator, cascader])
+  assert [stage.name for stage in ordered.stages] == list(WAVEFORM)
+  with pytest.raises(UserError, match="super_resolution"):
+    Cascade.ordered([super_resolution, generator])
+  with pytest.raises(UserError, match="different routes"):
+    Cascade.ordered([generator, tiny.objective("spectrogram_generator")])
+  with pytest.raises(ValueError, match="no stage before"):
+    Cascade(objectives=(super_resolution,))
+  with pytest.raises(ValueError, match="different names"):
+    Cascade(objectives=(generator, generator))
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ({"seconds": 0.0}, "longer than 0"),
+    ({"seconds": -1.0}, "longer than 0"),
+    ({"batch_size": 0}, "at least 1"),
+    ({"seeds": [1, 2]}, "as many seeds"),
+    ({"sampling": {"nobody": tiny.SAMPLING}}, "nobody"),
+  ],
+)
+def test_refuses_requests_that_make_no_sense(arguments: dict, message: str) -> None:
+  stages, params = cascade()
+  with pytest.raises(ValueError, match=message):
+    stages.generate(params, ["a"], **{"seeds": [1], "seconds": 0.3, **arguments})
+
+
+_EIGHT = """
+import sys; sys.path.insert(0, sys.argv[1])
+import jax, numpy as np, test_cascade
+assert jax.device_count() == 8
+mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("data",))
+rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+stages, params = test_cascade.cascade()
+made = stages.generate(params, ["a jig"] * 8, seeds=range(8), seconds=0.3, batch_size=8, sharding=rows)
+np.save(sys.argv[2], made["super_resolution"])
+"""
+
+
+def test_eight_devices_give_the_clips_of_one(tmp_path: Path) -> None:
+  import os
+
+  flags = "--xla_force_host_platform_device_count=8"
+  subprocess.run(
+    [sys.executable, "-c", _EIGHT, str(Path(__file__).parent), str(tmp_path / "clips.npy")],
+    env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+    check=True,
+  )
+  stages, params = cascade()
+  one = stages.generate(params, ["a jig"] * 8, seeds=range(8), seconds=0.3, batch_size=8)
+  np.testing.assert_allclose(np.load(tmp_path / "clips.npy"), one["super_resolution"], atol=1e-4)

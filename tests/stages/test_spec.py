@@ -1,0 +1,57 @@
+import dataclasses
+
+import pytest
+import tiny
+
+from noise2music.diffusion.noise_schedules import CosineSchedule
+from noise2music.stages import conditioning
+from noise2music.stages.spec import Sampling, Stage
+
+
+def _stage(**changes) -> Stage:
+  settings = {
+    "name": "s", "target": tiny.LOW, "network": tiny.network(), "noise_schedule": CosineSchedule(),
+  }  # fmt: skip
+  return Stage(**{**settings, **changes})
+
+
+def test_a_stage_without_conditions_is_legal() -> None:
+  assert _stage().signals == {}
+  assert _stage().text is None
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"target": tiny.MEL}, "out_channels"),
+    ({"sampling": Sampling(guidance_scale=3.0)}, "text condition"),
+    ({"conditions": {"text": tiny.text()}}, "cross-attention"),
+    ({"network": tiny.network(cross_attention=(False, True))}, "cross-attention"),
+    ({"conditions": {"low": tiny.text()}}, "cannot be CrossAttention"),
+    ({"conditions": {"text": conditioning.Stacked(source=tiny.LOW)}}, "cannot be Stacked"),
+    ({"network": tiny.network(aligned=True)}, "Aligned"),
+    ({"conditions": {"mel": conditioning.Aligned(source=tiny.MEL)}}, "UNet1D.aligned"),
+    (
+      {
+        "network": tiny.network(aligned=True),
+        "conditions": {"mel": conditioning.Aligned(source=tiny.MEL)},
+      },
+      "strides must multiply to 10",
+    ),
+    ({"network": tiny.network(combine=True)}, "combine"),
+    ({"train_seconds": 0.0}, "train_seconds"),
+  ],
+)
+def test_refuses_what_it_could_not_honour(changes: dict, message: str) -> None:
+  with pytest.raises(ValueError, match=message):
+    _stage(**changes)
+
+
+def test_text_and_conditioner_go_together() -> None:
+  objective = tiny.objective("waveform_generator")
+  with pytest.raises(ValueError, match="needs a text_conditioner"):
+    dataclasses.replace(objective, text_conditioner=None)
+  with pytest.raises(ValueError, match="drop the text_conditioner"):
+    dataclasses.replace(
+      tiny.objective("super_resolution"), text_conditioner=tiny.text_conditioner()
+    )

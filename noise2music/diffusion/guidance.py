@@ -1,0 +1,63 @@
+"""Guidance and clipping: functions that take noise predictions and return one."""
+
+import jax.numpy as jnp
+
+from noise2music.diffusion import gaussian
+from noise2music.typing import EpsFn, Level, NoiseSchedule, Signal
+
+
+def combine(cond: Signal, uncond: Signal, *, scale: float) -> Signal:
+  """w cond + (1 - w) uncond, for callers that run both halves as one batch."""
+  return scale * cond + (1 - scale) * uncond
+
+
+def guide(cond: EpsFn, uncond: EpsFn, *, scale: float) -> EpsFn:
+  """Classifier-free guidance: eps = w eps(x, c) + (1 - w) eps(x, none) (Ho and Salimans, 2022).
+
+  scale: w. 1 is the conditional prediction alone, and the other network is then not run.
+  """
+  if isinstance(scale, int | float) and scale == 1:
+    return cond
+
+  def guided(x_t: Signal, t: Level) -> Signal:
+    return combine(cond(x_t, t), uncond(x_t, t), scale=scale)
+
+  return guided
+
+
+def dynamic_clip(
+  eps_fn: EpsFn, *, schedule: NoiseSchedule, percentile: float, limit: float = 1.0
+) -> EpsFn:
+  """Dynamic thresholding of the predicted x (Imagen, Saharia et al., 2022, section 2.3).
+
+  s = max(limit, the percentile of |x| over a clip); x is clipped to [-s, s] and scaled by
+  limit / s, so that strong guidance cannot drive a clip beyond what data may be. A clip whose x
+  lies within the limit keeps its eps bit for bit.
+
+  Args:
+    eps_fn: the prediction to be tamed (after guidance).
+    schedule: of the process that eps_fn was trained on.
+    percentile: in (0, 100]; 100 scales by the maximum and clips nothing.
+    limit: the largest |x| of data, 1.0 for audio in [-1, 1] (times its scale, if it is scaled).
+
+  Returns:
+    An EpsFn with float32 results, finite on all of [0, 1] where eps_fn is.
+  """
+  if not 0 < percentile <= 100:
+    raise ValueError(f"dynamic_clip needs a percentile in (0, 100], not {percentile}")
+  if not limit > 0:
+    raise ValueError(f"dynamic_clip needs a limit above 0, not {limit}")
+
+  def clipped(x_t: Signal, t: Level) -> Signal:
+    # float32 throughout: at t = 1, x = (x_t - sigma eps) / 4.5e-5 drowns in bfloat16's rounding.
+    t = jnp.asarray(t, jnp.float32)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    eps = jnp.asarray(eps_fn(x_t, t), jnp.float32)
+    x = gaussian.predict_x(jnp.asarray(x_t, jnp.float32), eps, alpha=alpha, sigma=sigma)
+    size = jnp.percentile(jnp.abs(x), percentile, axis=tuple(range(1, x.ndim)), keepdims=True)
+    size = jnp.maximum(size, limit)
+    tamed = jnp.clip(x, -size, size) * (limit / size)
+    # As a difference to eps rather than (x_t - alpha x) / sigma: exactly nothing where x stays.
+    return eps + gaussian.expand(alpha / sigma, x) * (x - tamed)
+
+  return clipped

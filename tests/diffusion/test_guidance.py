@@ -1,0 +1,78 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from diffusion_grids import COSINE, LINEAR
+
+from noise2music.diffusion import gaussian, guidance
+
+X_T = jax.random.normal(jax.random.key(3), (2, 100, 1))
+T = jnp.array([0.3, 0.6])
+
+
+def test_guide_by_hand():
+  eps = guidance.guide(lambda x, t: 2 * x, lambda x, t: 0 * x + 1, scale=5.0)(X_T, T)
+  np.testing.assert_allclose(eps, 5 * 2 * X_T - 4, rtol=1e-5, atol=1e-5)
+
+
+def test_scale_1_is_the_conditional_network_alone():
+  def cond(x, t):
+    return 2 * x
+
+  def never(x, t):
+    raise AssertionError("the unconditional network ran for nothing")
+
+  assert guidance.guide(cond, never, scale=1.0) is cond
+  np.testing.assert_array_equal(guidance.combine(X_T, 3 * X_T, scale=0.0), 3 * X_T)
+
+
+def exact(x, schedule):
+  """The eps that predicts x."""
+  return lambda x_t, t: (
+    (x_t - gaussian.expand(schedule.alpha(t), x) * x) / gaussian.expand(schedule.sigma(t), x)
+  )
+
+
+def test_dynamic_clip_by_hand():
+  x = jnp.stack([jnp.linspace(-4, 4, 101), jnp.linspace(-0.5, 0.5, 101)])[..., None]
+  x_t = jax.random.normal(jax.random.key(0), x.shape)
+  clipped = guidance.dynamic_clip(exact(x, COSINE), schedule=COSINE, percentile=75.0, limit=0.8)
+  eps = clipped(x_t, T)
+  alpha, sigma = COSINE.alpha(T), COSINE.sigma(T)
+  got = gaussian.predict_x(x_t, eps, alpha=alpha, sigma=sigma)
+  # |x| of the first clip is uniform on [0, 4], so its 75th percentile is 3 (to a step of .08).
+  np.testing.assert_allclose(np.abs(got[0]).max(), 0.8, rtol=1e-5)
+  np.testing.assert_allclose(got[0, 60, 0], x[0, 60, 0] * 0.8 / 3, rtol=0.02)
+  assert (np.abs(got[0]) > 0.7999).sum() == pytest.approx(26, abs=1)
+  np.testing.assert_allclose(got[1], x[1], atol=1e-5)
+  np.testing.assert_array_equal(eps[1], exact(x, COSINE)(x_t, T)[1])  # bit for bit
+
+
+def test_percentile_100_only_rescales():
+  x = jnp.linspace(-4, 4, 101)[None, :, None]
+  x_t, t = jnp.zeros_like(x), jnp.array([0.5])
+  clipped = guidance.dynamic_clip(exact(x, COSINE), schedule=COSINE, percentile=100.0, limit=1.0)
+  got = gaussian.predict_x(x_t, clipped(x_t, t), alpha=COSINE.alpha(t), sigma=COSINE.sigma(t))
+  np.testing.assert_allclose(got, x / 4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("schedule", [COSINE, LINEAR])
+def test_finite_at_both_ends_even_with_a_poor_network(schedule, dtype):
+  def poor(x_t, t):
+    return (0.9 * x_t + 0.3).astype(dtype)
+
+  clipped = guidance.dynamic_clip(poor, schedule=schedule, percentile=99.5)
+  for t in (1.0, 0.0):
+    eps = clipped(X_T.astype(dtype), jnp.full((2,), t, dtype))
+    assert eps.dtype == jnp.float32
+    assert np.isfinite(eps).all()
+    alpha, sigma = schedule.alpha(np.array([t] * 2)), schedule.sigma(np.array([t] * 2))
+    x = gaussian.predict_x(X_T.astype(dtype).astype(jnp.float32), eps, alpha=alpha, sigma=sigma)
+    assert np.abs(x).max() < (1.2 if t == 1.0 else 1.001)  # 1 / alpha is 2e4 there
+
+
+def test_refusals():
+  for percentile, limit in ((0.0, 1.0), (101.0, 1.0), (99.0, 0.0)):
+    with pytest.raises(ValueError, match="dynamic_clip"):
+      guidance.dynamic_clip(lambda x, t: x, schedule=COSINE, percentile=percentile, limit=limit)

@@ -1,0 +1,1 @@
+"""Configuration: gin files in, real objects out. See `gin_utils`."""

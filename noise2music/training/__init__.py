@@ -3,6 +3,7 @@
 from noise2music.checkpoints.manager import CheckpointPolicy
 from noise2music.sharding.mesh import MeshShape
 from noise2music.sharding.rules import LogicalRules
+from noise2music.training.describe import describe
 from noise2music.training.hooks import Hook, Moment, SampleHook, Samples
 from noise2music.training.loop import Outcome, Training, inspect, train
 from noise2music.training.optimizer import Ema, Optimizer
@@ -21,6 +22,7 @@ __all__ = [
   "Samples",
   "TrainState",
   "Training",
+  "describe",
   "inspect",
   "train",
 ]

@@ -17,7 +17,7 @@ def parameter_counts(setup: Setup) -> dict[str, int]:
   return counts
 
 
-def model_info(setup: Setup) -> str:
+def describe(setup: Setup) -> str:
   """One line a parameter: path, shape, dtype, how it is split, whether it trains; then sums."""
   mask = named_leaves(setup.mask)
   rows = [("parameter", "shape", "dtype", "count", "split", "trained")]

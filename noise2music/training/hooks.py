@@ -1,4 +1,4 @@
-"""Side effects beside the loop. A hook is a function of a `Moment`; the loop calls it every step."""
+"""Side effects beside the loop: a hook is a function of a `Moment`, called after every step."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence

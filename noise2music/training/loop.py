@@ -22,7 +22,7 @@ from noise2music.errors import UserError
 from noise2music.sharding.mesh import MeshShape
 from noise2music.sharding.rules import LogicalRules
 from noise2music.training import progress as progress_lib
-from noise2music.training.describe import model_info, parameter_counts, summary
+from noise2music.training.describe import describe, parameter_counts, summary
 from noise2music.training.hooks import Hook, Moment
 from noise2music.training.interrupts import Interrupts
 from noise2music.training.optimizer import Optimizer
@@ -51,13 +51,13 @@ class Training:
   objective: Objective
   batches: BatchSource
   total_steps: int
-  optimizer: Optimizer = Optimizer()
+  optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
   seed: int = 0
   accumulation: int = 1
   log_every: int = 100
-  checkpoints: CheckpointPolicy = CheckpointPolicy()
-  mesh: MeshShape = MeshShape()
-  rules: LogicalRules = LogicalRules()
+  checkpoints: CheckpointPolicy = dataclasses.field(default_factory=CheckpointPolicy)
+  mesh: MeshShape = dataclasses.field(default_factory=MeshShape)
+  rules: LogicalRules = dataclasses.field(default_factory=LogicalRules)
   hooks: Sequence[Hook] = ()
   allow_new_data: bool = False
 
@@ -109,7 +109,7 @@ def train(training: Training, *, config_text: str = "") -> Outcome:
     if start >= training.total_steps:
       print(f"already at step {start} of {training.total_steps}: nothing left to train")
       return Outcome(step=start)
-    folder.write_texts(config=config_text, model=model_info(setup))
+    folder.write_texts(config=config_text, model=describe(setup))
     progress = progress_lib.make_progress(clock, start_step=start, total_steps=training.total_steps)
     stack.callback(progress.close)
     progress.say(f"{summary(parameter_counts(setup))}; {jax.device_count()} device(s)")

@@ -28,7 +28,7 @@ class RunFolder:
     except (FileExistsError, NotADirectoryError):
       raise UserError(f"{self.path} is not a folder: give another MODEL_DIR") from None
     if fcntl is not None and jax.process_index() == 0:
-      self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held until __exit__
+      self._lock = open(self.path / ".lock", "w")
       try:
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError:

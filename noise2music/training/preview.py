@@ -1,0 +1,77 @@
+"""What a stage sounds like on the way: clips at several guidance scales, next to the real ones."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from noise2music import batch as batch_lib
+from noise2music.audio.log_mel import LogMel
+from noise2music.audio.resample import resample
+from noise2music.stages.generate import clip_keys, sample
+from noise2music.stages.objective import DenoisingObjective
+from noise2music.training.hooks import Samples
+from noise2music.training.state import TrainState
+from noise2music.typing import BatchSource
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Preview:
+  """Samples a stage for the first clips of the data, with their own text and conditions.
+
+  Called by `SampleHook`. objective: what is trained. batches: where the clips come from. clips: how
+  many. guidance_scales: of a stage with text; one without is sampled once.
+  """
+
+  objective: DenoisingObjective
+  batches: BatchSource
+  clips: int = 2
+  guidance_scales: tuple[float, ...] = (1.0, 3.0, 6.0)
+  seed: int = 0
+
+  def __call__(self, state: TrainState, step: int) -> Samples:
+    stage = self.objective.stage
+    batch = {name: array[: self.clips] for name, array in self._first_batch().items()}
+    params = state.averaged_params
+    example = self.objective.example(batch)
+    text = None
+    if self.objective.text_conditioner is not None:
+      text = self.objective.text_conditioner.text(
+        params["text_encoder"],
+        batch[batch_lib.TOKENS],
+        batch[batch_lib.TOKEN_MASK],
+        keep=np.ones(self.clips, bool),
+      )
+    steps = stage.target.length(
+      batch[batch_lib.AUDIO].shape[1], sample_rate_hz=self.objective.sample_rate_hz
+    )
+    signals = {"real": example.x[:, :steps]}
+    for scale in self.guidance_scales if text is not None else (1.0,):
+      signals[f"guidance {scale:g}" if text is not None else "sample"] = sample(
+        stage,
+        params["network"],
+        keys=clip_keys(np.full(self.clips, self.seed), stage_name=stage.name),
+        steps=steps,
+        text=text,
+        signals=self.objective.source_signals(batch),
+        sampling=dataclasses.replace(stage.sampling, guidance_scale=scale),
+      )
+    return self._samples(signals)
+
+  def _first_batch(self) -> dict[str, np.ndarray]:
+    batches = self.batches.batches()
+    try:
+      return next(batches)
+    finally:
+      batches.close()
+
+  def _samples(self, signals: dict[str, jax.Array]) -> Samples:
+    audio, images = {}, {}
+    log_mel = LogMel(sample_rate_hz=16_000)
+    for name, signal in signals.items():
+      clips, rate = self.objective.stage.target.decode(signal)
+      for index, clip in enumerate(np.asarray(clips)):
+        audio[f"{name} {index}"] = (np.clip(clip, -1, 1), rate)
+        frames = log_mel(resample(clip, from_hz=rate, to_hz=16_000))
+        images[f"{name} {index}"] = np.asarray(frames).T[::-1]
+    return Samples(audio=audio, images=images)

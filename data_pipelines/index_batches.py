@@ -109,7 +109,7 @@ class Examples:
       if source.sample_rate_hz != self.sample_rate_hz:
         raise UserError(
           f"the clips are at {source.sample_rate_hz} Hz and the run asks for "
-          f"{self.sample_rate_hz}; bring them to {self.sample_rate_hz} Hz with `n2m data ingest`, "
+          f"{self.sample_rate_hz}; bring them to {self.sample_rate_hz} Hz with `n2m data cut`, "
           f"or set the run's sample_rate_hz to {source.sample_rate_hz}"
         )
     _ = self.order

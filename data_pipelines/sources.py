@@ -126,7 +126,7 @@ class ManifestSource:
     if len(rates) > 1:
       raise UserError(
         f"{self.path} mixes the sample rates {dict(sorted(rates.items()))} (Hz: clips); bring them "
-        "to one with `n2m data ingest`"
+        "to one with `n2m data cut`"
       )
     return next(iter(rates))
 

@@ -16,6 +16,7 @@ Neither writing nor reading needs TensorFlow, only the extra `shards`.
 """
 
 import collections
+import dataclasses
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.utils import shard_utils
 
 from data_pipelines.manifest import write_json_lines
 from data_pipelines.sources import DEFAULT_SPLIT, SHARD_FORMAT, ManifestSource, RecordError
@@ -91,6 +93,19 @@ class Clips(tfds.core.GeneratorBasedBuilder):
       )
 
 
+class _ShardConfig(shard_utils.ShardConfig):
+  """TFDS wants one number for all splits and fails on a split with fewer clips than shards."""
+
+  def get_number_shards(self, total_size, num_examples, uses_precise_sharding=True):
+    wanted = super().get_number_shards(total_size, num_examples, uses_precise_sharding)
+    return max(1, min(wanted, num_examples))
+
+
+class _DownloadConfig(tfds.download.DownloadConfig):
+  def get_shard_config(self):
+    return _ShardConfig(**dataclasses.asdict(super().get_shard_config()))
+
+
 def build_shards(
   manifest: str | os.PathLike,
   out_dir: str | os.PathLike,
@@ -103,7 +118,8 @@ def build_shards(
   Args:
     manifest: a manifest.jsonl or its folder; all its clips must have one sample rate.
     out_dir: where the data set's folder is made; it must not hold one yet.
-    shards: how many for each split; by default TFDS chooses by size (about 1 GB at most).
+    shards: how many for each split, or one a clip where clips are fewer; by default TFDS chooses by
+      size (about 1 GB at most).
     split: only this split; by default each of them.
 
   Clips that cannot be read are left out and listed in `refused.jsonl` beside the shards.
@@ -124,7 +140,7 @@ def build_shards(
   if folder.exists():
     raise UserError(f"{folder} holds shards already; remove it or choose another output folder")
   try:
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=shards))
+    builder.download_and_prepare(download_config=_DownloadConfig(num_shards=shards))
   except AssertionError as error:
     if builder.refused:
       raise UserError(

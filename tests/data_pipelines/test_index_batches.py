@@ -234,7 +234,7 @@ def test_read_ahead_reads_ahead_and_no_further():
     ({"host_index": 2, "host_count": 2}, "count hosts from 0"),
     ({"host_count": 3}, "multiple of 3"),
     ({"prefetch": -1}, "prefetch"),
-    ({"spec": dataclasses.replace(SPEC, sample_rate_hz=24_000)}, "n2m data ingest"),
+    ({"spec": dataclasses.replace(SPEC, sample_rate_hz=24_000)}, "n2m data cut"),
   ],
 )
 def test_refuses_what_it_cannot_honour(folder, change, says):

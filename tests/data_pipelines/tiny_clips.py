@@ -1,11 +1,16 @@
 """Tiny data sets for the tests of this folder: real wav files of a few thousand samples."""
 
+import hashlib
 import wave
 from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.index_batches import IndexBatches
 from data_pipelines.manifest import Caption, Clip, write_manifest
+from data_pipelines.sources import ManifestSource, ShardSource
+from noise2music.batch import BatchSpec
+from noise2music.text.tokenizer import ByteTokenizer
 
 RATE = 8_000
 
@@ -51,3 +56,20 @@ def write_set(folder: Path, *, count: int, **kwargs) -> Path:
   """A folder with `count` clips and their manifest."""
   write_manifest(folder / "manifest.jsonl", write_clips(folder, count=count, **kwargs))
   return folder
+
+
+def digest_batches(path: str | Path) -> str:
+  """sha256 of the first batches of the test split of a manifest's folder or a shards' folder."""
+  manifest = (Path(path) / "manifest.jsonl").is_file()
+  spec = BatchSpec(batch_size=2, seconds=0.1, sample_rate_hz=RATE, token_length=16)
+  source = ManifestSource(path, split="test") if manifest else ShardSource(path, split="test")
+  batches = IndexBatches(source=source, spec=spec, tokenizer=ByteTokenizer(), seed=3)
+  digest = hashlib.sha256()
+  iterator = batches.batches()
+  for _ in range(4):
+    batch = next(iterator)
+    spec.check(batch)
+    for name in sorted(batch):
+      digest.update(batch[name].tobytes())
+  iterator.close()
+  return digest.hexdigest()

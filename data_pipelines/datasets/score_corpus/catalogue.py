@@ -37,52 +37,160 @@ class Collection:
 
   Attributes:
     name: how settings call it.
-    folder, pattern: where its files lie, under music21's corpus.
+    pattern: where its files lie, under music21's corpus.
     genre: what its pieces are, where the file itself does not say.
     style: where and when they come from, for captions.
     composer: None where several, or nobody, wrote them.
-    license: what music21 says of the encodings.
-    work: regular expression on the file's path; its first group names the work, so that the
-      movements of one work stay in one split. None: the title names the work.
+    license: what is known of the rights in the encodings.
+    work_path, work_text: regular expression on the file's path, or its text, whose first group
+      names the work, so that the movements of one work stay in one split. Where neither is given
+      the title names the work.
+    parts: whether there is more than a melody.
+    analysed: the key is found by analysis, because these files write none that can be believed.
+    metre: the usual one, for prompts.
   """
 
   name: str
-  folder: str
   pattern: str
   genre: str
   style: str
-  composer: str | None
   license: str
-  work: str | None = None
+  composer: str | None = None
+  work_path: str | None = None
+  work_text: str | None = None
+  parts: bool = True
+  analysed: bool = False
+  metre: str = "4/4"
 
 
-COLLECTIONS = {
-  c.name: c
-  for c in (
+_ALL = (
+  Collection(
+    name="ryansMammoth",
+    pattern="ryansMammoth/*.abc",
+    genre="fiddle tune",
+    style="traditional fiddle",
+    license="tunes of Ryan's Mammoth Collection (1883, public domain) transcribed by Ray Davies; "
+    + _GENERAL,
+    parts=False,
+    metre="2/4",
+  ),
+  Collection(
+    name="oneills1850",
+    pattern="oneills1850/*.abc",
+    genre="tune",
+    style="traditional Irish",
+    license="tunes of O'Neill's Music of Ireland (1903, public domain) transcribed by volunteers; "
+    + _GENERAL,
+    parts=False,
+  ),
+  Collection(
+    name="airdsAirs",
+    pattern="airdsAirs/*.abc",
+    genre="air",
+    style="eighteenth-century Scottish",
+    license="tunes of Aird's Airs (1778-1801, public domain) transcribed by Jack Campin; "
+    + _GENERAL,
+    parts=False,
+  ),
+  Collection(
+    name="northumbrian",
+    pattern="miscFolk/northumbrian*.abc",
+    genre="tune",
+    style="traditional Northumbrian",
+    license="tunes of Northumbrian Minstrelsy (1882, public domain) transcribed by Jack Campin; "
+    + _GENERAL,
+    parts=False,
+  ),
+  Collection(
+    name="essenFolksong",
+    pattern="essenFolksong/*[0-9r].abc",
+    genre="folk song",
+    style="European",
+    license="Essen folk song database: permission for non-commercial distribution and use only",
+    parts=False,
+  ),
+  Collection(
+    name="bachChorales",
+    pattern="bach/bwv[1-4]*.mxl",
+    genre="chorale",
+    style="baroque",
+    composer="Johann Sebastian Bach",
+    license="composition in the public domain; encoding " + _GENERAL,
+    work_path=r"(bach/bwv\d+)",
+  ),
+  Collection(
+    name="palestrina",
+    pattern="palestrina/*_*.krn",
+    genre="mass movement",
+    style="renaissance",
+    composer="Giovanni Pierluigi da Palestrina",
+    license="composition in the public domain; encoding copyright 2000 John Miller, rights to "
+    "derivative electronic formats reserved: do not distribute what is trained on it",
+    work_text=r"!!!OPR:\s*(.+)",
+    analysed=True,
+    metre="4/2",
+  ),
+  Collection(
+    name="monteverdi",
+    pattern="monteverdi/madrigal.?.*[0-9].mxl",
+    genre="madrigal",
+    style="early baroque",
+    composer="Claudio Monteverdi",
+    license="composition in the public domain; encoding " + _GENERAL,
+    work_path=r"(monteverdi/madrigal\.\d+\.\d+)",
+    analysed=True,
+  ),
+  Collection(
+    name="trecento",
+    pattern="trecento/*.xml",
+    genre="song",
+    style="medieval Italian",
+    license="composition in the public domain; encoding " + _GENERAL,
+    work_path=r"(trecento/PMFC_06-Jacopo-03|.+)",  # that one lies there as 03a and 03b
+    analysed=True,
+    metre="6/8",
+  ),
+  Collection(
+    name="joplin",
+    pattern="joplin/*.mxl",
+    genre="rag",
+    style="ragtime",
+    composer="Scott Joplin",
+    license="composition in the public domain; encoding from musescore.com, " + _GENERAL,
+    metre="2/4",
+  ),
+  *(
     Collection(
-      name="ryansMammoth",
-      folder="ryansMammoth",
-      pattern="*.abc",
-      genre="fiddle tune",
-      style="traditional fiddle",
-      composer=None,
-      license="tunes from Ryan's Mammoth Collection (1883, public domain), transcribed by Ray "
-      f"Davies; {_GENERAL}",
-    ),
-  )
-}
+      name=f"{name}Quartets",
+      pattern=f"{name}/*/*.mxl",
+      genre="string quartet movement",
+      style=style,
+      composer=composer,
+      license="composition in the public domain; encoding " + _GENERAL,
+      work_path=rf"({name}/[^/]+)",
+    )
+    for name, style, composer in (
+      ("haydn", "classical", "Joseph Haydn"),
+      ("mozart", "classical", "Wolfgang Amadeus Mozart"),
+      ("beethoven", "classical", "Ludwig van Beethoven"),
+      ("schumann_robert", "romantic", "Robert Schumann"),
+    )
+  ),
+)
+COLLECTIONS = {group.name: group for group in _ALL}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Work:
   """One piece, found but not parsed.
 
-  id: unique in the corpus. key: what decides its split. number: which tune of an ABC file, or None.
+  id: unique in the corpus. key: what decides its split. title: None where only the score knows it.
+  text: the tune, where its file holds several.
   """
 
   id: str
   key: str
-  title: str
+  title: str | None
   genre: str
   collection: Collection
   path: Path
@@ -110,13 +218,11 @@ def works(name: str) -> tuple[Work, ...]:
   group = collection(name)
   root = corpus_folder()
   found = []
-  for path in sorted((root / group.folder).glob(group.pattern)):
+  for path in sorted(root.glob(group.pattern)):
     tunes = _tunes if path.suffix == ".abc" else _score
     found.extend(tunes(group, path, path.relative_to(root).with_suffix("").as_posix()))
   if not found:
-    raise UserError(
-      f"music21's corpus has no {group.folder} here: reinstall music21 with its corpus."
-    )
+    raise UserError(f"music21 has no {group.pattern} here: install it again with its corpus.")
   return tuple(found)
 
 
@@ -125,7 +231,7 @@ def _tunes(group: Collection, path: Path, stem: str) -> Iterator[Work]:
   text = path.read_text("utf-8", errors="replace")
   blocks = re.split(r"(?m)^(?=X:)", text)[1:]
   for number, block in enumerate(blocks, start=1):
-    title = _tidy_title(_field(block, "T") or path.stem)
+    title = tidy_title(_field(block, "T") or path.stem)
     yield Work(
       id=stem if len(blocks) == 1 else f"{stem}/{number}",
       key=_title_key(title),
@@ -138,11 +244,15 @@ def _tunes(group: Collection, path: Path, stem: str) -> Iterator[Work]:
 
 
 def _score(group: Collection, path: Path, stem: str) -> Iterator[Work]:
-  match = re.match(group.work, stem) if group.work else None
+  match = None
+  if group.work_path:
+    match = re.match(group.work_path, stem)
+  elif group.work_text:
+    match = re.search(group.work_text, path.read_text("utf-8", errors="replace"))
   yield Work(
     id=stem,
-    key=match[1] if match else stem,
-    title=path.stem.replace("_", " "),
+    key=match[1].strip() if match else stem,
+    title=path.stem.replace("bwv", "BWV ") if path.stem.startswith("bwv") else None,
     genre=group.genre,
     collection=group,
     path=path,
@@ -159,10 +269,14 @@ def _genre(text: str) -> str | None:
   return next((genre for genre in GENRES if re.search(rf"\b{genre}\b", text)), None)
 
 
-def _tidy_title(title: str) -> str:
-  """`Miss Brown's, The -- Reel` -> `Miss Brown's Reel`."""
-  title = re.sub(r"\s*-{1,2}\s*", " ", title)
-  return re.sub(r"\s+", " ", title).strip(" .")
+def tidy_title(title: str) -> str:
+  """`MISS BROWN'S, The -- REEL` -> `Miss Brown's, The Reel`."""
+  title = re.sub(r'["_]|\s-+\s', " ", title)
+  title = re.sub(r"(?<=\w):(?=\w)", "", title)
+  title = re.sub(r"\s+", " ", title).strip(" .,;")
+  if title.upper() == title:
+    title = re.sub(r"[A-Za-zÀ-ÿ']+", lambda word: word[0].capitalize(), title)
+  return title
 
 
 def _title_key(title: str) -> str:

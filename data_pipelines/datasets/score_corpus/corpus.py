@@ -6,43 +6,34 @@ number, so a longer corpus begins with the clips of a shorter one, and neither t
 processes nor an interruption changes a byte.
 """
 
-import collections
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
 import itertools
 import json
 import math
-import multiprocessing
 import os
 import random
 import shutil
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import soundfile
-
-from data_pipelines.datasets.score_corpus.arrange import TEMPOS, Tempo, arrange, playable
+from data_pipelines.datasets.score_corpus.arrange import TEMPOS, Tempo, playable
 from data_pipelines.datasets.score_corpus.captions import (
   POLYPHONY,
   SINGLE_LINE,
   TEXTURES,
   Facts,
-  captions,
   long_texts,
 )
 from data_pipelines.datasets.score_corpus.catalogue import Work, collection, works
-from data_pipelines.datasets.score_corpus.instruments import Instrument, instrument
-from data_pipelines.datasets.score_corpus.sampler import Sampler, level
+from data_pipelines.datasets.score_corpus.clips import Plan, render_clip
+from data_pipelines.datasets.score_corpus.instruments import instrument
+from data_pipelines.datasets.score_corpus.runner import Runner
 from data_pipelines.datasets.score_corpus.scores import Score, read_score
 from data_pipelines.datasets.score_corpus.sound_font import default_sound_font
 from data_pipelines.manifest import (
   MANIFEST_NAME,
-  Caption,
   Clip,
   atomic_text,
   cannot_write,
@@ -54,23 +45,9 @@ VERSION = 1  # raise it when the same settings would give other clips
 TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 DEFAULT_INSTRUMENTS = ("piano", "violin", "flute", "trumpet", "acoustic guitar", "marimba")
 _STATE_NAME = "corpus.json"
+_METRES = {"jig": "6/8", "slip jig": "9/8", "waltz": "3/4"}
 
 Progress = Callable[[int, int, str], None]  # done, of how many, what is being done
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-  """What one clip will be."""
-
-  index: int
-  split: str
-  work: Work
-  score: Score
-  instrument: Instrument
-  tempo: Tempo
-  bpm: int
-  texture: str
-  held_out: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,6 +108,9 @@ class ScoreCorpus:
     single = [p.name for p in players if not p.polyphonic]
     if POLYPHONY in self.textures and single:
       raise UserError(f"{single[0]} plays one note at a time: leave it, or polyphony, out.")
+    melodies = [name for name in self.collections if not collection(name).parts]
+    if melodies and SINGLE_LINE not in self.textures:
+      raise UserError(f"{melodies[0]} has melodies only: add the texture {SINGLE_LINE!r}.")
     if not 0.5 <= self.clip_seconds <= 600:
       raise UserError("clip_seconds must lie between 0.5 and 600.")
     if not 0 < self.hours < 10_000:
@@ -144,9 +124,12 @@ class ScoreCorpus:
 
   def _check_held_out(self) -> None:
     words = [tempo.word for tempo in self.tempos]
+    if len(set(words)) < len(words):
+      raise UserError("tempos must have different words.")
     if self.held_out is None:
       pairs = tuple(zip(self.instruments, itertools.cycle(words), strict=False))
-      object.__setattr__(self, "held_out", pairs if len(words) > 1 else ())
+      enough = len(words) > 1 and len(self.instruments) > 1
+      object.__setattr__(self, "held_out", pairs if enough else ())
     pairs = tuple(map(tuple, self.held_out))
     object.__setattr__(self, "held_out", pairs)
     everything = set(itertools.product(self.instruments, words))
@@ -194,25 +177,25 @@ class ScoreCorpus:
       UserError: the folder holds another corpus, the disk is full or cannot be written.
     """
     out = Path(out_dir)
-    manifest, state = out / MANIFEST_NAME, out / _STATE_NAME
-    if self._is_complete(state) and manifest.is_file():
+    manifest = out / MANIFEST_NAME
+    if self._is_complete(out):
       return manifest
     cache = Path(cache_dir) if cache_dir else out / "scores"
     try:
       out.mkdir(parents=True, exist_ok=True)
       self._require_space(out)
-      self._write_state(state, complete=False)
-      with _pool(workers or os.cpu_count() or 1) as run:
+      self._write_state(out, complete=False)
+      with Runner(workers or os.cpu_count() or 1) as run:
         plans = self._plan(run, cache, progress)
         clips = list(self._render(run, plans, out, progress))
       write_manifest(manifest, clips)
-      self._write_state(state, complete=True)
+      self._write_state(out, complete=True)
     except OSError as error:
       raise cannot_write(out, error) from error
     return manifest
 
   def held_out_prompts(self, count: int, *, seed: int = 0) -> tuple[Prompt, ...]:
-    """`count` texts about held-out pairs, each pair in turn; seed draws the wording."""
+    """`count` texts about held-out pairs, each pair in turn; `seed` draws the rest."""
     if not self.held_out:
       raise UserError("This corpus holds no pair out: give held_out, or more than one tempo.")
     tempos = {tempo.word: tempo for tempo in self.tempos}
@@ -220,26 +203,27 @@ class ScoreCorpus:
     for index in range(count):
       draw = random.Random(f"prompt/{self.seed}/{seed}/{index}")
       name, word = self.held_out[index % len(self.held_out)]
-      tempo, player = tempos[word], instrument(name)
       work = draw.choice(works(draw.choice(self.collections)))
+      group = work.collection
+      tempo = tempos[word]
       facts = Facts(
-        instrument=player,
+        instrument=instrument(name),
         tempo=tempo,
         bpm=draw.randint(tempo.low_bpm, tempo.high_bpm),
         key=draw.choice(("G", "D", "A", "F", "C")),
         mode="major",
-        metre="6/8" if work.genre == "jig" else "2/4",
+        metre=_METRES.get(work.genre, group.metre),
         genre=work.genre,
-        style=work.collection.style,
-        texture=draw.choice(self.textures),
+        style=group.style,
+        texture=draw.choice([t for t in self.textures if t == SINGLE_LINE or group.parts]),
         parts=4,
-        composer=work.collection.composer,
+        composer=group.composer,
       )
       prompts.append(
         Prompt(
           text=long_texts(facts, draw, 1)[0],
           instrument=name,
-          family=player.family,
+          family=facts.instrument.family,
           tempo_word=word,
           bpm=facts.bpm,
         )
@@ -252,47 +236,50 @@ class ScoreCorpus:
     train, validation, _ = self.split_shares
     return TRAIN if draw < train else VALIDATION if draw < train + validation else TEST
 
-  def _plan(self, run, cache: Path, progress: Progress | None) -> list[Plan]:
-    """Fixes every clip: slot k takes the k-th work in an order drawn from the seed."""
+  def _plan(self, run: Runner, cache: Path, progress: Progress | None) -> list[Plan]:
+    """Fixes every clip: clip k takes the k-th playable work in an order drawn from the seed."""
     found = [work for name in self.collections for work in works(name)]
     found.sort(key=lambda work: hashlib.sha256(f"{self.seed}/{work.id}".encode()).digest())
-    total = min(self.clip_count, len(found))
-    plans: list[Plan] = []
-    usable: list[tuple[Work, Score]] = []
-    reader = functools.partial(read_score, cache=cache)
-    scores = run(reader, found)
-    for work, score in zip(found, scores, strict=False):
-      if len(plans) == self.clip_count:
-        break
-      if score is not None and playable(score):
-        usable.append((work, score))
-        plans.append(self._clip(len(plans), work, score))
+    goal = min(self.clip_count, len(found))
+    usable: list[tuple[Work, dict[str, Score]]] = []
+    scores = run(functools.partial(read_score, cache=cache), found)
+    for done, (work, score) in enumerate(zip(found, scores, strict=True), start=1):
+      if textures := self._textures_of(score):
+        usable.append((work, textures))
       if progress:
-        progress(min(len(plans), total), total, "reading scores")
+        progress(min(done, goal), goal, "reading scores")
+      if len(usable) == self.clip_count:
+        break
     if not usable:
       raise UserError("None of these collections has a score that can be played: choose others.")
-    for work, score in itertools.cycle(usable):
-      if len(plans) >= self.clip_count:
-        return plans
-      plans.append(self._clip(len(plans), work, score))
-    return plans
+    turns = itertools.islice(itertools.cycle(usable), self.clip_count)
+    return [self._clip(index, *turn) for index, turn in enumerate(turns)]
 
-  def _clip(self, index: int, work: Work, score: Score) -> Plan:
+  def _textures_of(self, score: Score | None) -> dict[str, Score]:
+    """The textures in which a score can be played here, with what is left of it."""
+    if score is None:
+      return {}
+    forms = {SINGLE_LINE: score.melody()}
+    if score.parts > 1:
+      forms[POLYPHONY] = score
+    return {name: forms[name] for name in self.textures if name in forms and playable(forms[name])}
+
+  def _clip(self, index: int, work: Work, textures: dict[str, Score]) -> Plan:
     draw = random.Random(f"plan/{self.seed}/{index}")
     split = self.split_of(work)
     words = {tempo.word: tempo for tempo in self.tempos}
-    pairs = list(itertools.product(self.instruments, words))
     hidden = bool(self.held_out) and split == TEST and draw.random() < 0.5
-    pair = draw.choice([pair for pair in pairs if (pair in self.held_out) == hidden])
-    texture = draw.choice(self.textures)
+    pairs = itertools.product(self.instruments, words)
+    name, word = draw.choice([pair for pair in pairs if (pair in self.held_out) == hidden])
+    texture = draw.choice(list(textures))
     return Plan(
       index=index,
       split=split,
       work=work,
-      score=score.melody() if texture == SINGLE_LINE else score,
-      instrument=instrument(pair[0]),
-      tempo=words[pair[1]],
-      bpm=draw.randint(words[pair[1]].low_bpm, words[pair[1]].high_bpm),
+      score=textures[texture],
+      instrument=instrument(name),
+      tempo=words[word],
+      bpm=draw.randint(words[word].low_bpm, words[word].high_bpm),
       texture=texture,
       held_out=hidden,
     )
@@ -311,29 +298,28 @@ class ScoreCorpus:
       if progress:
         progress(done, len(plans), "rendering")
 
-  def _is_complete(self, state: Path) -> bool:
-    """Whether `state` says that this corpus is there; UserError if it says another is."""
-    if not state.is_file():
-      return False
+  def _is_complete(self, out: Path) -> bool:
+    """Whether `out` holds this corpus whole; UserError if it holds something else."""
     try:
-      record = json.loads(state.read_text("utf-8"))
-      found, complete = record["fingerprint"], record["complete"]
-    except (ValueError, KeyError, TypeError):
-      return False
-    if found != self.fingerprint:
+      record = json.loads((out / _STATE_NAME).read_text("utf-8"))
+    except FileNotFoundError:
+      record = {} if (out / "clips").exists() else {"fingerprint": self.fingerprint}
+    except ValueError:
+      record = {}
+    if record.get("fingerprint") != self.fingerprint:
       raise UserError(
-        f"{state.parent} holds music that was rendered with other settings: "
-        "give another folder, or delete this one."
+        f"{out} holds music that was rendered with other settings: give another folder, or delete "
+        "this one."
       )
-    return complete
+    return bool(record.get("complete")) and (out / MANIFEST_NAME).is_file()
 
-  def _write_state(self, state: Path, *, complete: bool) -> None:
+  def _write_state(self, out: Path, *, complete: bool) -> None:
     record = {
       "fingerprint": self.fingerprint,
       "complete": complete,
       "settings": dataclasses.asdict(self),
     }
-    with atomic_text(state) as text:
+    with atomic_text(out / _STATE_NAME) as text:
       json.dump(record, text, indent=2)
 
   def _require_space(self, out: Path) -> None:
@@ -345,125 +331,3 @@ class ScoreCorpus:
         f"{self.hours:g} hours of music need {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are "
         f"free at {out}: lower hours, or give a folder on another disk."
       )
-
-
-class _Runner:
-  """An ordered map over a few processes, or in this one."""
-
-  def __init__(self, workers: int):
-    self._executor = None
-    if workers > 1:
-      # A fork is cheap, but not safe once another library has started threads of its own.
-      threaded = {"jax", "tensorflow", "torch"} & set(sys.modules)
-      kind = "fork" if not threaded and sys.platform == "linux" else "spawn"
-      self._executor = concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context(kind)
-      )
-    self._ahead = 8 * workers
-
-  def __call__(self, function: Callable, items: Iterable) -> Iterator:
-    """The results in order; only a few items are taken ahead of the one that is asked for."""
-    if self._executor is None:
-      yield from map(function, items)
-      return
-    items = iter(items)
-    waiting = collections.deque(
-      self._executor.submit(function, item) for item in itertools.islice(items, self._ahead)
-    )
-    while waiting:
-      result = waiting.popleft().result()
-      waiting.extend(self._executor.submit(function, item) for item in itertools.islice(items, 1))
-      yield result
-
-  def __enter__(self) -> "_Runner":
-    return self
-
-  def __exit__(self, *_) -> None:
-    if self._executor is not None:
-      self._executor.shutdown(wait=True, cancel_futures=True)
-
-
-_pool = _Runner
-
-
-@functools.cache
-def _sampler(sample_rate_hz: int) -> Sampler:
-  return Sampler(default_sound_font(), sample_rate_hz=sample_rate_hz)
-
-
-def render_clip(
-  plan: Plan, *, out: Path, seconds: float, sample_rate_hz: int, seed: int
-) -> Clip | None:
-  """Writes one clip, unless it is there, and says what it is; None when it would be silent."""
-  draw = random.Random(f"clip/{seed}/{plan.index}")
-  notes = arrange(plan.score, instrument=plan.instrument, bpm=plan.bpm, seconds=seconds, draw=draw)
-  if notes is None:
-    return None
-  name = f"clips/{plan.index // 1000:03d}/{plan.index:06d}.wav"
-  path = out / name
-  if not path.is_file():  # files appear whole, so one that is there needs no second rendering
-    wave = _sampler(sample_rate_hz).render(notes, program=plan.instrument.program, seconds=seconds)
-    wave = level(wave)
-    if wave is None:
-      return None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write_wav(path, wave, sample_rate_hz=sample_rate_hz)
-  return Clip(
-    id=f"score/{seed}/{plan.index:06d}",
-    path=name,
-    duration=round(seconds * sample_rate_hz) / sample_rate_hz,
-    sample_rate=sample_rate_hz,
-    captions=_captions(plan, draw),
-    license=plan.work.collection.license,
-    split=plan.split,
-    sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-    extra=_extra(plan),
-  )
-
-
-def _write_wav(path: Path, wave: np.ndarray, *, sample_rate_hz: int) -> None:
-  part = path.with_suffix(f".{os.getpid()}.part")
-  try:
-    soundfile.write(part, wave, sample_rate_hz, format="WAV", subtype="PCM_16")
-    os.replace(part, path)
-  finally:
-    part.unlink(missing_ok=True)
-
-
-def _captions(plan: Plan, draw: random.Random) -> tuple[Caption, ...]:
-  facts = Facts(
-    instrument=plan.instrument,
-    tempo=plan.tempo,
-    bpm=plan.bpm,
-    key=plan.score.key,
-    mode=plan.score.mode,
-    metre=plan.score.metre,
-    genre=plan.work.genre,
-    style=plan.work.collection.style,
-    texture=plan.texture,
-    parts=plan.score.parts,
-    composer=plan.work.collection.composer,
-    title=plan.work.title,
-  )
-  return captions(facts, draw)
-
-
-def _extra(plan: Plan) -> Mapping[str, Any]:
-  return {
-    "work": plan.work.id,
-    "work_key": plan.work.key,
-    "collection": plan.work.collection.name,
-    "composer": plan.work.collection.composer,
-    "genre": plan.work.genre,
-    "instrument": plan.instrument.name,
-    "family": plan.instrument.family,
-    "program": plan.instrument.program,
-    "tempo_word": plan.tempo.word,
-    "bpm": plan.bpm,
-    "key": plan.score.key,
-    "mode": plan.score.mode,
-    "metre": plan.score.metre,
-    "texture": plan.texture,
-    "parts": plan.score.parts,
-    "held_out": plan.held_out,
-  }

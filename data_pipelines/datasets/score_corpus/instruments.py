@@ -76,16 +76,6 @@ _ALL = (
     character=("full", "solemn"),
   ),
   Instrument(
-    name="accordion",
-    program=21,
-    family=KEYBOARD,
-    low=41,
-    high=88,
-    centre=62,
-    polyphonic=True,
-    character=("reedy", "folksy"),
-  ),
-  Instrument(
     name="violin",
     program=40,
     family=STRINGS,

@@ -3,14 +3,15 @@
 import dataclasses
 import hashlib
 import json
+import re
 import statistics
 from pathlib import Path
 
-from data_pipelines.datasets.score_corpus.catalogue import Work
+from data_pipelines.datasets.score_corpus.catalogue import Work, tidy_title
 from data_pipelines.manifest import atomic_text
 
 TICKS = 5040  # a quarter note; divisible by whatever tuplets scores hold
-VERSION = 1  # of the cached form
+VERSION = 3  # of the cached form
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,7 @@ class Score:
     metre: such as "6/8". beat: ticks of the beat that a listener would count.
     key: such as "B flat". mode: such as "major", "dorian".
     parts: number of parts.
+    title: as the score gives it, or None.
   """
 
   notes: tuple[tuple[int, int, int, int], ...]
@@ -34,6 +36,7 @@ class Score:
   key: str
   mode: str
   parts: int
+  title: str | None = None
 
   def melody(self) -> "Score":
     """The top part alone, its highest note where several sound together."""
@@ -83,10 +86,10 @@ def _parse(work: Work) -> Score | None:
     stream = converter.parseData(work.text, format="abc")
   else:
     stream = converter.parse(work.path, forceSource=True, storePickle=False)
-  return compact(stream)
+  return compact(stream, analysed=work.collection.analysed)
 
 
-def compact(stream) -> Score | None:
+def compact(stream, *, analysed: bool = False) -> Score | None:
   """A music21 Score as `Score`: repeats played once, with their last ending; ties joined."""
   from music21 import chord, key, meter, note
 
@@ -106,13 +109,14 @@ def compact(stream) -> Score | None:
   signature = next(iter(stream.recurse().getElementsByClass(meter.TimeSignature)), None)
   signature = signature or meter.TimeSignature("4/4")
   tonality = next(iter(stream.recurse().getElementsByClass(key.Key)), None)
-  tonality = tonality or stream.analyze("key")
+  if tonality is None or analysed:
+    tonality = stream.analyze("key")
   bars = [
     _keep(round(float(m.offset) * TICKS), cuts) for m in parts[0].getElementsByClass("Measure")
   ]
   beat = round(float(signature.beatDuration.quarterLength) * TICKS)
-  shortest = statistics.median(sorted(length for _, length, _, _ in notes))
-  if shortest * 3.5 <= beat and signature.numerator % 3:
+  typical = statistics.median(sorted(length for _, length, _, _ in notes))
+  if typical * 3.5 <= beat and signature.beatDivisionCount != 3:
     beat //= 2  # four notes to the written beat: listeners count twice as fast
   ordered = sorted(notes)
   return Score(
@@ -124,7 +128,16 @@ def compact(stream) -> Score | None:
     key=tonality.tonic.name.replace("-", " flat").replace("#", " sharp"),
     mode=tonality.mode,
     parts=len({part for _, _, _, part in ordered}),
+    title=_title(stream),
   )
+
+
+def _title(stream) -> str | None:
+  """What the score calls itself, unless that is a file's name."""
+  about = stream.metadata
+  names = (about.title, about.movementName) if about is not None else ()
+  found = next((str(name) for name in names if name and not re.search(r"\.\w{3}$", str(name))), "")
+  return tidy_title(found) or None
 
 
 def _symbols() -> type:

@@ -1,0 +1,414 @@
+"""The demo music: in tune, at once, equally loud, captioned truthfully, split by work."""
+
+import dataclasses
+import errno
+import json
+import random
+
+import numpy as np
+import pytest
+import soundfile
+
+from data_pipelines.datasets.score_corpus import FAST, POLYPHONY, SINGLE_LINE, SLOW, ScoreCorpus
+from data_pipelines.datasets.score_corpus import clips as clips_module
+from data_pipelines.datasets.score_corpus import corpus as corpus_module
+from data_pipelines.datasets.score_corpus.arrange import Tempo, arrange
+from data_pipelines.datasets.score_corpus.captions import Facts, captions, long_texts
+from data_pipelines.datasets.score_corpus.catalogue import COLLECTIONS, tidy_title, works
+from data_pipelines.datasets.score_corpus.instruments import INSTRUMENTS
+from data_pipelines.datasets.score_corpus.runner import Runner
+from data_pipelines.datasets.score_corpus.sampler import Note, Sampler, level
+from data_pipelines.datasets.score_corpus.scores import TICKS, Score, compact, read_score
+from data_pipelines.datasets.score_corpus.sound_font import SoundFont, default_sound_font
+from data_pipelines.manifest import read_manifest
+from noise2music.errors import UserError
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def sampler():
+  return Sampler(default_sound_font(), sample_rate_hz=RATE)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+  """Parsed scores, shared by the tests that need real ones."""
+  return tmp_path_factory.mktemp("scores")
+
+
+def scale(*, bars: int = 8, parts: int = 1) -> Score:
+  """A made-up piece: four quarter notes a bar, the parts a tenth apart."""
+  steps = (60, 62, 64, 65, 67, 69, 71, 72)
+  notes = [
+    (k * TICKS, TICKS, steps[k % 8] - 16 * part, part)
+    for k in range(4 * bars)
+    for part in range(parts)
+  ]
+  return Score(
+    notes=tuple(notes),
+    bars=tuple(range(0, 4 * bars * TICKS, 4 * TICKS)),
+    length=4 * bars * TICKS,
+    metre="4/4",
+    beat=TICKS,
+    key="C",
+    mode="major",
+    parts=parts,
+  )
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+  """Every work of the corpus reads as the same made-up piece: nothing is parsed."""
+  piece = scale(parts=3)
+  monkeypatch.setattr(corpus_module, "read_score", lambda work, cache: piece)
+
+
+def play(sampler, name, key, *, held=1.0, seconds=2.0):
+  note = Note(start=0.0, seconds=held, key=key, loudness=1.0)
+  return sampler.render([note], program=INSTRUMENTS[name].program, seconds=seconds)
+
+
+@pytest.mark.parametrize("name", INSTRUMENTS)
+def test_every_instrument_is_in_tune(sampler, name):
+  player = INSTRUMENTS[name]
+  for key in (player.low, player.centre, min(player.high, 84)):
+    wave = play(sampler, name, key)[: RATE * 9 // 10]
+    power = np.abs(np.fft.rfft(wave * np.hanning(len(wave)), 8 * RATE)) ** 2
+    hertz = np.arange(len(power)) / 8
+    expected = 440 * 2 ** ((key - 69) / 12)
+    strongest = hertz[np.argmax(power * (hertz < 12 * expected))]
+    partial = max(1, round(strongest / expected))
+    cents = 1200 * np.log2(strongest / (partial * expected))
+    assert abs(cents) < 25, (key, strongest, expected)
+    # Not an octave too high either: something sounds at an odd partial.
+    odd = sum(power[np.abs(hertz - n * expected) < 6].sum() for n in (1, 3, 5))
+    assert odd > 1e-3 * power.sum(), key
+
+
+def test_the_a_of_the_piano_has_440_hertz(sampler):
+  wave = play(sampler, "piano", 69)[:RATE]
+  power = np.abs(np.fft.rfft(wave * np.hanning(RATE), 8 * RATE))
+  assert np.argmax(power) / 8 == pytest.approx(440, abs=1.5)
+
+
+def test_struck_notes_fade_and_blown_notes_hold(sampler):
+  def later(name):
+    wave = play(sampler, name, 69, held=1.5)
+    early, late = wave[: RATE // 5], wave[RATE * 12 // 10 : RATE * 14 // 10]
+    return 20 * np.log10(late.std() / early.std())
+
+  assert later("marimba") < -30
+  assert later("piano") < -6
+  assert later("organ") > -3
+  assert later("flute") > -4
+
+
+@pytest.mark.parametrize("name", ["violin", "organ", "piano", "marimba"])
+def test_a_note_that_ends_leaves_no_click_and_no_drone(sampler, name):
+  wave = play(sampler, name, 60, held=0.5)
+  steps = np.abs(np.diff(wave))
+  ending = steps[int(0.49 * RATE) : int(0.52 * RATE)].max()
+  assert ending <= 1.2 * steps[int(0.2 * RATE) : int(0.49 * RATE)].max()
+  assert np.abs(wave[int(1.8 * RATE) :]).max() < 2e-3 * np.abs(wave).max()
+
+
+def test_rendering_does_not_depend_on_what_was_played_before(sampler):
+  fresh = Sampler(default_sound_font(), sample_rate_hz=RATE)
+  play(sampler, "flute", 72)
+  np.testing.assert_array_equal(play(sampler, "violin", 70), play(fresh, "violin", 70))
+
+
+def test_sounds_keep_their_time_at_any_rate():
+  for rate in (3_200, 24_000):
+    note = Note(start=0.5, seconds=0.3, key=69, loudness=1.0)
+    player = Sampler(default_sound_font(), sample_rate_hz=rate)
+    wave = player.render([note], program=0, seconds=1.0)
+    assert wave.shape == (rate,)
+    assert np.abs(wave[: rate // 2]).max() == 0
+    assert np.abs(wave[rate // 2 : rate * 52 // 100]).max() > 0.3 * np.abs(wave).max()
+
+
+def test_level_fixes_the_mean_and_bounds_the_peak():
+  tone = np.sin(np.arange(1000) * 0.1).astype(np.float32)
+  assert np.sqrt(np.mean(level(7 * tone) ** 2)) == pytest.approx(0.1, rel=1e-4)
+  spike = np.zeros(10_000, np.float32)
+  spike[5] = 0.5
+  assert np.abs(level(spike)).max() == pytest.approx(0.95, rel=1e-5)
+  assert level(np.zeros(100, np.float32)) is None
+  assert level(np.full(100, np.nan, np.float32)) is None
+
+
+def test_what_is_no_sound_font_is_refused(tmp_path):
+  (tmp_path / "x.sf2").write_bytes(b"RIFF0000WAVE")
+  with pytest.raises(UserError, match="no SoundFont 2 file"):
+    SoundFont(tmp_path / "x.sf2")
+  with pytest.raises(UserError, match="no General MIDI program 200"):
+    SoundFont(default_sound_font()).zones(200, 60)
+
+
+def test_the_catalogue_finds_every_collection():
+  sizes = {name: len(works(name)) for name in COLLECTIONS}
+  assert sizes["ryansMammoth"] == 1059
+  assert sizes["bachChorales"] == 360
+  assert min(sizes.values()) >= 1
+  ids = [work.id for name in COLLECTIONS for work in works(name)]
+  assert len(set(ids)) == len(ids)
+  assert all(COLLECTIONS[name].license for name in COLLECTIONS)
+
+
+def test_movements_and_settings_of_one_work_share_its_key():
+  movements = [work for work in works("mozartQuartets") if "/k155/" in work.id]
+  assert len(movements) == 3
+  assert len({work.key for work in movements}) == 1
+  masses = {work.key for work in works("palestrina") if work.id.startswith("palestrina/Kyrie")}
+  assert masses & {work.key for work in works("palestrina") if "/Gloria" in work.id}
+  assert tidy_title('MISS  BROWN\'S "REEL"') == "Miss Brown's Reel"
+
+
+TUNE = """X:1
+T:A Test
+M:2/4
+L:1/16
+K:Ador
+A2|:c2d2 e2f2|1 g8:|2 [ac']4 z4|]
+"""
+
+
+def test_a_score_becomes_ticks():
+  from music21 import converter
+
+  score = compact(converter.parseData(TUNE, format="abc"))
+  half = TICKS // 2
+  # The first ending is left out; the chord of the second follows the bar of eighths.
+  expected = [(0, half, 69), *[(half * (1 + k), half, p) for k, p in enumerate((72, 74, 76, 78))]]
+  assert [note[:3] for note in score.notes[:5]] == expected
+  assert [note[:3] for note in score.notes[5:]] == [(5 * half, TICKS, 81), (5 * half, TICKS, 84)]
+  assert (score.key, score.mode, score.metre) == ("A", "dorian", "2/4")
+  assert score.bars[:3] == (0, half, 5 * half)
+  assert [note[2] for note in score.melody().notes] == [69, 72, 74, 76, 78, 84]
+
+
+def test_sixteenths_are_counted_in_eighths():
+  from music21 import converter
+
+  tune = "X:1\nM:2/4\nL:1/16\nK:C\ncdef gagf|edcd efga|"
+  assert compact(converter.parseData(tune, format="abc")).beat == TICKS // 2
+  jig = "X:1\nM:6/8\nL:1/8\nK:C\ncde fga|gfe dcB|"
+  assert compact(converter.parseData(jig, format="abc")).beat == TICKS * 3 // 2
+
+
+def test_scores_are_cached_and_a_damaged_entry_is_read_again(tmp_path):
+  work = works("ryansMammoth")[7]
+  first = read_score(work, cache=tmp_path)
+  (entry,) = tmp_path.rglob("*.json")
+  entry.write_text('{"notes": [')
+  assert read_score(work, cache=tmp_path) == first
+  assert json.loads(entry.read_text())["key"] == first.key
+  broken = dataclasses.replace(work, id="broken", text="this is no tune")
+  assert read_score(broken, cache=tmp_path) is None
+  assert read_score(broken, cache=tmp_path) is None
+
+
+def test_a_beat_lasts_as_long_as_its_tempo_says():
+  piano = INSTRUMENTS["piano"]
+  notes = arrange(scale(), instrument=piano, bpm=120, seconds=4.0, draw=random.Random(0))
+  assert [note.start for note in notes] == pytest.approx([0.5 * k for k in range(8)])
+  assert all(note.seconds == pytest.approx(0.5 * piano.gate) for note in notes)
+
+
+@pytest.mark.parametrize("name", INSTRUMENTS)
+def test_clips_start_at_once_go_round_and_stay_in_range(name):
+  player = INSTRUMENTS[name]
+  notes = arrange(scale(), instrument=player, bpm=160, seconds=30.0, draw=random.Random(3))
+  assert notes[0].start == 0
+  assert len(notes) == 80  # two and a half rounds of 32 beats
+  assert max(note.start + note.seconds for note in notes) <= 30.0
+  assert all(player.low <= note.key <= player.high for note in notes)
+  assert {note.key % 12 for note in notes} == {0, 2, 4, 5, 7, 9, 11}
+
+
+def test_a_clip_of_rests_is_left_out():
+  sparse = dataclasses.replace(scale(), notes=scale().notes[::4])
+  piano = INSTRUMENTS["piano"]
+  assert arrange(sparse, instrument=piano, bpm=60, seconds=8.0, draw=random.Random(0)) is None
+
+
+def facts(**changes) -> Facts:
+  known = {"key": "D", "mode": "major", "metre": "6/8", "genre": "jig", "style": "Irish"}
+  known |= {"instrument": INSTRUMENTS["oboe"], "tempo": FAST, "bpm": 150, "parts": 1}
+  known |= {"texture": SINGLE_LINE, "composer": "N. N.", "title": "The Test"}
+  return Facts(**known | changes)
+
+
+def test_captions_of_each_kind_say_what_is_known():
+  made = captions(facts(), random.Random(0))
+  kinds = [caption.kind for caption in made]
+  assert {kind: kinds.count(kind) for kind in set(kinds)} == {
+    "long": 3,
+    "short": 4,
+    "title": 1,
+    "entity": 1,
+  }
+  assert len({caption.text for caption in made}) == len(made)
+  for seed in range(30):
+    for text in long_texts(facts(), random.Random(seed), 8):
+      assert "oboe" in text.lower()
+      assert any(word in text.lower() for word in ("fast", *FAST.synonyms))
+      assert text[0].isupper()
+      assert text.endswith(".")
+      assert "a oboe" not in text.lower()
+  assert "four-part polyphony" in " ".join(
+    long_texts(facts(texture=POLYPHONY, parts=4), random.Random(0), 8)
+  )
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    ({"collections": ("nowhere",)}, "No collection 'nowhere' here: choose from ryansMammoth"),
+    ({"instruments": ("kazoo",)}, "No instrument 'kazoo' here: choose from piano"),
+    ({"instruments": ()}, "at least one"),
+    ({"instruments": ("piano", "piano")}, "none twice"),
+    ({"textures": ("thick",)}, "No texture 'thick'"),
+    ({"textures": (POLYPHONY,), "instruments": ("flute",)}, "flute plays one note at a time"),
+    ({"textures": (POLYPHONY,), "instruments": ("piano",)}, "ryansMammoth has melodies only"),
+    ({"clip_seconds": 0.1}, "between 0.5 and 600"),
+    ({"hours": -1.0}, "above 0"),
+    ({"sample_rate_hz": 10}, "between 1,000"),
+    ({"split_shares": (0.5, 0.1, 0.1)}, "add up to 1"),
+    ({"held_out": (("kazoo", "fast"),)}, "never play"),
+    ({"held_out": (("piano", "slow"), ("piano", "moderate"), ("piano", "fast"))}, "hide 'piano'"),
+    ({"tempos": (SLOW, Tempo(word="slow", low_bpm=60, high_bpm=70))}, "different words"),
+  ],
+)
+def test_settings_that_cannot_be_honoured_are_refused(settings, message):
+  with pytest.raises(UserError, match=message):
+    ScoreCorpus(**settings)
+
+
+def plans(corpus: ScoreCorpus):
+  return corpus._plan(Runner(1), cache=None, progress=None)
+
+
+def test_splits_share_no_work_and_training_hears_no_held_out_pair(made_up):
+  corpus = ScoreCorpus(hours=4.0, clip_seconds=8.0)
+  made = plans(corpus)
+  assert len(made) == corpus.clip_count == 1800
+  keys = {split: {p.work.key for p in made if p.split == split} for split in corpus_module.SPLITS}
+  assert all(keys.values())
+  assert not keys["train"] & (keys["validation"] | keys["test"])
+  assert not keys["validation"] & keys["test"]
+  pairs = {
+    split: {(p.instrument.name, p.tempo.word) for p in made if p.split == split}
+    for split in corpus_module.SPLITS
+  }
+  assert not set(corpus.held_out) & (pairs["train"] | pairs["validation"])
+  assert len(pairs["train"]) == len(corpus.instruments) * 3 - len(corpus.held_out)
+  assert set(corpus.held_out) <= pairs["test"]
+  assert all(p.held_out == ((p.instrument.name, p.tempo.word) in corpus.held_out) for p in made)
+  assert {p.instrument.name for p in made} == set(corpus.instruments)
+
+
+def test_a_longer_corpus_begins_with_the_shorter_one(made_up):
+  short = plans(ScoreCorpus(hours=0.05))
+  assert plans(ScoreCorpus(hours=0.1))[: len(short)] == short
+  assert plans(ScoreCorpus(hours=0.05, seed=1)) != short
+
+
+def test_both_textures_are_drawn_where_there_are_parts(made_up):
+  corpus = ScoreCorpus(instruments=("piano", "organ"), textures=(SINGLE_LINE, POLYPHONY), hours=0.1)
+  made = plans(corpus)
+  assert {plan.texture for plan in made} == {SINGLE_LINE, POLYPHONY}
+  assert all(plan.score.parts == (1 if plan.texture == SINGLE_LINE else 3) for plan in made)
+
+
+def test_held_out_prompts_name_their_pair():
+  corpus = ScoreCorpus(collections=("ryansMammoth", "bachChorales"))
+  prompts = corpus.held_out_prompts(12)
+  assert prompts == corpus.held_out_prompts(12)
+  assert prompts != corpus.held_out_prompts(12, seed=1)
+  assert {(p.instrument, p.tempo_word) for p in prompts} == set(corpus.held_out)
+  for prompt in prompts:
+    assert prompt.instrument in prompt.text.lower()
+    assert prompt.family == INSTRUMENTS[prompt.instrument].family
+  with pytest.raises(UserError, match="holds no pair out"):
+    ScoreCorpus(held_out=()).held_out_prompts(1)
+
+
+SMALL = ScoreCorpus(hours=5 / 3600, clip_seconds=1.0, sample_rate_hz=8_000)
+
+
+def contents(folder):
+  return {path.name: path.read_bytes() for path in folder.rglob("*.wav")}
+
+
+def test_real_scores_become_clips_and_a_manifest(tmp_path, cache):
+  seen = []
+  path = SMALL.render(
+    tmp_path, cache_dir=cache, workers=1, progress=lambda *where: seen.append(where)
+  )
+  made = list(read_manifest(path))
+  assert len(made) == 5
+  assert seen[-1] == (5, 5, "rendering")
+  for clip in made:
+    wave, rate = soundfile.read(clip.audio_path(tmp_path))
+    assert (rate, len(wave), soundfile.info(clip.audio_path(tmp_path)).subtype) == (
+      8_000,
+      8_000,
+      "PCM_16",
+    )
+    assert np.sqrt(np.mean(wave**2)) == pytest.approx(0.1, rel=0.02)
+    assert np.abs(wave).max() < 0.96
+    assert np.argmax(np.abs(wave) > 0.01) < 0.05 * rate
+    words = [caption.text.lower() for caption in clip.captions if caption.kind == "long"]
+    assert all(clip.extra["instrument"] in text for text in words)
+    assert clip.license.startswith("tunes of Ryan's")
+    assert {"work", "family", "tempo_word", "bpm", "key", "mode", "metre"} <= set(clip.extra)
+
+
+def test_any_number_of_processes_writes_the_same_bytes(tmp_path, cache):
+  first = SMALL.render(tmp_path / "a", cache_dir=cache, workers=1)
+  second = SMALL.render(tmp_path / "b", cache_dir=cache, workers=2)
+  assert contents(tmp_path / "a") == contents(tmp_path / "b")
+  assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_complete_folder_is_reused_and_an_interrupted_one_completed(tmp_path, cache, monkeypatch):
+  manifest = SMALL.render(tmp_path, cache_dir=cache, workers=1)
+  whole, lines = contents(tmp_path), manifest.read_bytes()
+  rendered = []
+  write = clips_module._write_wav
+  monkeypatch.setattr(
+    clips_module, "_write_wav", lambda path, *a, **k: rendered.append(path) or write(path, *a, **k)
+  )
+  SMALL.render(tmp_path, cache_dir=cache, workers=1)
+  assert rendered == []
+  lost = tmp_path / "clips/000/000003.wav"
+  lost.unlink()
+  SMALL._write_state(tmp_path, complete=False)
+  manifest.unlink()
+  SMALL.render(tmp_path, cache_dir=cache, workers=1)
+  assert rendered == [lost]
+  assert (contents(tmp_path), manifest.read_bytes()) == (whole, lines)
+
+
+def test_a_folder_with_other_music_is_left_alone(tmp_path, cache):
+  SMALL.render(tmp_path, cache_dir=cache, workers=1)
+  with pytest.raises(UserError, match="rendered with other settings: give another folder"):
+    dataclasses.replace(SMALL, seed=3).render(tmp_path, cache_dir=cache)
+  (tmp_path / "corpus.json").unlink()
+  with pytest.raises(UserError, match="rendered with other settings"):
+    SMALL.render(tmp_path, cache_dir=cache)
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, cache, monkeypatch):
+  def full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(clips_module, "_write_wav", full)
+  with pytest.raises(UserError, match="is full; free some space"):
+    SMALL.render(tmp_path / "a", cache_dir=cache, workers=1)
+  assert not (tmp_path / "a/manifest.jsonl").exists()
+  with pytest.raises(UserError, match=r"hours of music need .* GB"):
+    ScoreCorpus(hours=9_999.0, sample_rate_hz=192_000).render(tmp_path / "b")

@@ -51,7 +51,8 @@ class Tokenizer(Protocol):
   @property
   def vocab_size(self) -> int: ...
 
-  def encode(self, text: str) -> list[int]: ...
+  def encode(self, text: str, *, limit: int | None = None) -> list[int]:
+    """Ids of `text` without an end; at most `limit`, cut where a character ends."""
 
   def decode(self, ids: list[int]) -> str: ...
 

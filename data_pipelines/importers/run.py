@@ -113,8 +113,9 @@ def import_dataset(
   return totals.summary(out_dir, problems)
 
 
-def detect_layout(source: Path) -> Importer:
+def detect_layout(source: str | os.PathLike) -> Importer:
   """The importer that fits what lies at `source`. Raises UserError when nothing does."""
+  source = Path(source)
   if source.is_file():
     if source.suffix.lower() in AUDIO_SUFFIXES:
       raise UserError(f"{source} is one audio file; give the folder that holds it")

@@ -15,13 +15,17 @@ import numpy as np
 
 from noise2music import typing as n2m
 from noise2music.audio.wav_io import AUDIO_SUFFIXES, write_audio
-from noise2music.checkpoints.restore import is_run_folder, restore_params
-from noise2music.config.gin_utils import objective_from_config
+from noise2music.checkpoints.restore import is_checkpoint, restore_params
+from noise2music.config import gin_utils
 from noise2music.diffusion.samplers import DPMSolverPP2M
 from noise2music.diffusion.time_steps import UniformLogSnrSteps
 from noise2music.errors import UserError
 from noise2music.stages.cascade import Cascade
+from noise2music.stages.objective import DenoisingObjective
 from noise2music.stages.spec import Sampling, Stage
+from noise2music.training.loop import Training
+
+OUR_PACKAGES = ("noise2music", "data_pipelines", "launch")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,17 +61,23 @@ class Pipeline:
   params: tuple[n2m.PyTree, ...]
 
   @classmethod
-  def from_pretrained(cls, path: str | Path, *, ema: bool = True) -> "Pipeline":
+  def from_pretrained(
+    cls, path: str | Path, *, stages: Sequence[str] | None = None, ema: bool = True
+  ) -> "Pipeline":
     """From the folder of one training run, or a folder that holds one run for each stage.
 
-    The stages are put in the order in which they feed one another. Raises UserError where there is
-    no run, or where the runs do not make up one cascade.
+    stages: names of the runs to take, where the folder holds more than one cascade. They are put in
+    the order in which they feed one another. Raises UserError where there is no run, or where the
+    runs do not make up one cascade.
     """
     path = Path(path)
     if not path.is_dir():
       raise UserError(f"no such folder: {path}; give the MODEL_DIR of a training run")
-    folders = [path] if is_run_folder(path) else sorted(p for p in path.iterdir() if p.is_dir())
-    folders = [folder for folder in folders if is_run_folder(folder)]
+    if stages is not None:
+      folders = [path / stage for stage in stages]
+    else:
+      folders = [path] if is_checkpoint(path) else sorted(p for p in path.iterdir() if p.is_dir())
+      folders = [folder for folder in folders if is_checkpoint(folder)]
     if not folders:
       raise UserError(
         f"no trained stage in {path}: give the MODEL_DIR of a training run, or a folder of them"
@@ -75,7 +85,7 @@ class Pipeline:
     loaded = {}
     for folder in folders:
       params, config_text, _ = restore_params(folder, ema=ema)
-      loaded[objective_from_config(config_text)] = params
+      loaded[objective_of(config_text, where=folder)] = params
     cascade = Cascade.ordered(loaded)
     return cls(cascade=cascade, params=tuple(loaded[o] for o in cascade.objectives))
 
@@ -131,6 +141,18 @@ class Pipeline:
       prompts=tuple(prompts),
       signals=signals,
     )
+
+
+def objective_of(config_text: str, *, where: str | Path = "") -> DenoisingObjective:
+  """The objective that a checkpoint was trained with, from the config that it carries.
+
+  Only our own packages may be named in it: a config is code. `where` is for the error.
+  """
+  gin_utils.parse_text(config_text, allowed_modules=OUR_PACKAGES)
+  objective = gin_utils.build_argument(Training, "objective")
+  if not isinstance(objective, DenoisingObjective):
+    raise UserError(f"{where} holds a {type(objective).__name__}, which makes no music")
+  return objective
 
 
 def check_request(

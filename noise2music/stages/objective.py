@@ -74,7 +74,6 @@ class DenoisingObjective:
         mask=jnp.ones(tokens.shape, bool),
         keep=jnp.ones(tokens.shape[:1], bool),
       )
-    # Parameters do not depend on the length, and a short clip initialises faster.
     example = self.example({k: jnp.asarray(v) for k, v in batch.items()})
     inputs, entries = network_inputs(
       example.x, conditions=self.stage.conditions, signals=example.signals, text=text
@@ -83,6 +82,12 @@ class DenoisingObjective:
     params["network"] = self.stage.network.init(network_key, inputs, t, **entries)["params"]
     return params
 
+  def pretrained(self, params: n2m.PyTree) -> n2m.PyTree:
+    """Fresh parameters with those of a text encoder checkpoint put in, outside of any jit."""
+    if self.text_conditioner is None:
+      return params
+    return {**params, "text_encoder": self.text_conditioner.pretrained(params["text_encoder"])}
+
   def trainable(self, params: n2m.PyTree) -> n2m.PyTree:
     train_text = self.text_conditioner is not None and self.text_conditioner.trainable
     return {
@@ -90,24 +95,30 @@ class DenoisingObjective:
       for room, tree in params.items()
     }
 
+  def source_signals(self, batch: n2m.Batch) -> dict[str, n2m.Signal]:
+    """The conditions that are signals, made from the clips themselves, each at its own rate."""
+    audio = _floats(batch)
+    return {
+      name: condition.source.encode(audio, sample_rate_hz=self.sample_rate_hz)
+      for name, condition in self.stage.signals.items()
+    }
+
   def example(self, batch: n2m.Batch) -> Example:
     """The clean target and its conditions, without augmentation."""
-    stage = self.stage
-    audio = batch[batch_lib.AUDIO].astype(jnp.float32) / batch_lib.INT16_SCALE
+    stage, audio = self.stage, _floats(batch)
     x = stage.target.encode(audio, sample_rate_hz=self.sample_rate_hz)
     steps = padded_length(x.shape[1], stage.network.stride)
-    # The share of the clip that is real, in steps of the target.
-    share = batch[batch_lib.AUDIO_LENGTH] / audio.shape[1]
+    share = batch[batch_lib.AUDIO_LENGTH] / audio.shape[1]  # of the clip that is real
     real = jnp.ceil(share * x.shape[1]).astype(jnp.int32)
     signals = {
       name: align_signal(
-        condition.source.encode(audio, sample_rate_hz=self.sample_rate_hz),
-        condition=condition,
+        signal,
+        condition=stage.conditions[name],
         target=stage.target,
         steps=steps,
         stride=stage.network.stride,
       )
-      for name, condition in stage.signals.items()
+      for name, signal in self.source_signals(batch).items()
     }
     return Example(x=fit(x, steps, axis=1), mask=valid_mask(real, steps), signals=signals)
 
@@ -144,6 +155,10 @@ class DenoisingObjective:
       mask=example.mask,
     )
     return jnp.mean(each), loss_by_noise_level(each, t)
+
+
+def _floats(batch: n2m.Batch) -> n2m.Waveform:
+  return jnp.asarray(batch[batch_lib.AUDIO]).astype(jnp.float32) / batch_lib.INT16_SCALE
 
 
 def loss_by_noise_level(each: n2m.Level, t: n2m.Level) -> dict[str, tuple[jax.Array, jax.Array]]:

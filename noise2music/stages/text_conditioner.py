@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from noise2music import typing as n2m
+from noise2music.errors import UserError
 from noise2music.stages.conditioning import Text
 from noise2music.text import t5_weights
 from noise2music.text.tokenizer import ByteTokenizer, tokenize
@@ -31,22 +32,25 @@ class TextConditioner:
 
   def __post_init__(self):
     if self.weights is None and not self.trainable:
-      raise ValueError(
+      raise UserError(
         "a frozen text encoder needs weights: set TextConditioner.weights to a T5 checkpoint, or"
         " TextConditioner.trainable = True to train it along"
       )
 
   def init(self, key: n2m.Key, tokens: n2m.Tokens) -> n2m.PyTree:
-    """The checkpoint's parameters where weights are given, else fresh ones."""
-    mask = jnp.ones_like(tokens, dtype=bool)
-    fresh = self.encoder.init(key, tokens, mask)["params"]
+    """Fresh parameters, boxed with their logical axis names."""
+    mask = jnp.ones(tokens.shape, bool)
+    return self.encoder.init(key, tokens, mask)["params"]
+
+  def pretrained(self, params: n2m.PyTree) -> n2m.PyTree:
+    """The checkpoint's parameters in place of `params`, where weights are given."""
     if self.weights is None:
-      return fresh
+      return params
     config, loaded = t5_weights.load_t5(self.weights)
     if config != self.encoder.config:
-      raise ValueError(
-        f"{self.weights} holds {config}, the encoder is {self.encoder.config}: give the encoder"
-        " the checkpoint's configuration"
+      raise UserError(
+        f"{self.weights} holds {config}, the encoder is {self.encoder.config}: give T5Config the"
+        " checkpoint's values"
       )
     return loaded
 

@@ -73,5 +73,5 @@ class Preview:
       for index, clip in enumerate(np.asarray(clips)):
         audio[f"{name} {index}"] = (np.clip(clip, -1, 1), rate)
         frames = log_mel(resample(clip, from_hz=rate, to_hz=16_000))
-        images[f"{name} {index}"] = np.asarray(frames).T[::-1]
+        images[f"{name} {index}"] = (np.asarray(frames).T[::-1] + 1) / 2
     return Samples(audio=audio, images=images)

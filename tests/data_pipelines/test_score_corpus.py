@@ -189,6 +189,23 @@ def test_a_score_becomes_ticks():
   assert [note[2] for note in score.melody().notes] == [69, 72, 74, 76, 78, 84]
 
 
+def test_tied_notes_are_struck_once():
+  from music21 import chord, note, stream, tie
+
+  held, let_go = chord.Chord(["E5", "G5"]), chord.Chord(["E5", "G5"])
+  held.tie, let_go.tie = tie.Tie("start"), tie.Tie("stop")
+  again = note.Note("E5")
+  part = stream.Part([note.Note("C5"), held, let_go, again, note.Note("E5")])
+  notes = compact(stream.Score([part])).notes
+  assert [(onset / TICKS, length / TICKS, key) for onset, length, key, _ in notes] == [
+    (0, 1, 72),
+    (1, 2, 76),
+    (1, 2, 79),
+    (3, 1, 76),
+    (4, 1, 76),
+  ]
+
+
 def test_sixteenths_are_counted_in_eighths():
   from music21 import converter
 

@@ -12,6 +12,7 @@ from data_pipelines.importers.run import file_sha256
 from data_pipelines.manifest import Clip, ManifestError, manifest_path, scan_manifest
 from data_pipelines.parallel import Progress, no_progress, ordered_map
 from data_pipelines.report import NOTED, REFUSED, Problem, count_by_status, describe_error
+from data_pipelines.truncation import looks_cut_off
 from noise2music.audio.wav_io import probe, read_audio
 
 _WINDOW_SECONDS = 30.0
@@ -93,13 +94,14 @@ def _usable_lines(manifest: Path, problems: list[Problem]) -> Iterator[Clip]:
 
 
 def _check_clip(clip: Clip, *, folder: Path, decode: bool) -> Iterator[Problem]:
-  audio = clip.audio_path(folder)
+  audio = os.fspath(clip.audio_path(folder))
   try:
-    reasons = list(_audio_flaws(audio, clip, decode=decode))
+    for status, reason in _audio_flaws(Path(audio), clip, decode=decode):
+      yield Problem(path=audio, reason=reason, status=status)
   except Exception as error:  # one bad file, whatever is wrong with it, must not end the check
-    reasons = [(REFUSED, describe_error(error))]
-  for status, reason in (*reasons, *((NOTED, reason) for reason in _caption_flaws(clip))):
-    yield Problem(path=os.fspath(audio), reason=reason, status=status)
+    yield Problem(path=audio, reason=describe_error(error))
+  for reason in _caption_flaws(clip):
+    yield Problem(path=audio, reason=reason, status=NOTED)
 
 
 def _audio_flaws(audio: Path, clip: Clip, *, decode: bool) -> Iterator[tuple[str, str]]:
@@ -114,23 +116,20 @@ def _audio_flaws(audio: Path, clip: Clip, *, decode: bool) -> Iterator[tuple[str
     yield REFUSED, f"is {info.duration:.2f} s long, the manifest says {clip.duration:.2f}"
   if clip.sha256 and file_sha256(audio) != clip.sha256:
     yield REFUSED, "the file has changed since the manifest was made (sha256)"
+  cut_off = looks_cut_off(audio)
+  if cut_off:
+    yield NOTED, cut_off
   if decode:
     yield from _sound_flaws(audio, seconds=info.duration)
 
 
 def _sound_flaws(audio: Path, *, seconds: float) -> Iterator[tuple[str, str]]:
+  """Reads the whole file a window at a time; what cannot be read raises AudioError."""
   heard, peak = 0.0, 0.0
   while heard < seconds:
     sound, rate = read_audio(audio, start_seconds=heard, seconds=_WINDOW_SECONDS)
-    if not sound.size:
-      break
-    if not np.isfinite(sound).all():
-      yield REFUSED, "holds samples that are not finite"
-      return
     peak = max(peak, float(np.abs(sound).max()))
-    heard += sound.size / rate
-  if heard < seconds - 0.1:
-    yield REFUSED, f"breaks off after {heard:.2f} of {seconds:.2f} s"
+    heard += max(sound.size / rate, _WINDOW_SECONDS)
   if peak <= _SILENCE_PEAK:
     yield NOTED, "is silent"
 

@@ -17,6 +17,7 @@ import errno
 import gzip
 import json
 import os
+import shutil
 import sys
 import threading
 import zlib
@@ -244,14 +245,22 @@ class CannotWrite(UserError):
   """The place for the output is full, read-only or forbidden: nothing that a retry would mend."""
 
 
-def cannot_write(path: str | os.PathLike, error: Exception) -> CannotWrite:
-  """One sentence for an error met while writing `path`."""
-  if getattr(error, "errno", None) in _FULL or "No space left" in str(error):
+def cannot_write(
+  path: str | os.PathLike, error: Exception, *, needed_bytes: int = 1 << 16
+) -> CannotWrite:
+  """One sentence for an error met while writing `needed_bytes` to `path`.
+
+  Encoders hide why a write failed, so the disk counts as full when that much is not free.
+  """
+  full = getattr(error, "errno", None) in _FULL
+  with suppress(OSError):
+    full = full or shutil.disk_usage(Path(path).parent).free < needed_bytes
+  if full:
     return CannotWrite(
       f"the disk that holds {path} is full; free some space and run the same command again, "
       "what is finished is kept"
     )
-  reason = getattr(error, "strerror", None) or str(error)
+  reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
   return CannotWrite(f"cannot write {path} ({reason}); choose another output folder")
 
 

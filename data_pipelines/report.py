@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from data_pipelines.manifest import write_json_lines
+from noise2music.audio.wav_io import AudioError
 
 REFUSED = "refused"  # not in the result
 REPAIRED = "repaired"  # in the result, but not as it was
@@ -39,6 +40,8 @@ def count_by_status(problems: Iterable[Problem]) -> dict[str, int]:
 
 def describe_error(error: Exception) -> str:
   """A reason for the report; errors that nobody foresaw are named by their type."""
+  if isinstance(error, AudioError):
+    return error.reason  # the path stands beside it
   if isinstance(error, PermissionError):
     return "permission denied; make the file readable"
   if isinstance(error, OSError):

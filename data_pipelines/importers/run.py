@@ -141,6 +141,7 @@ def file_sha256(path: str | os.PathLike) -> str:
 
 def _describe(found: Found) -> tuple[Found, Clip | Problem]:
   try:
+    digest = file_sha256(found.audio)  # first: decoders hide that it is the rights that are missing
     info = probe(found.audio)
     return found, Clip(
       path=os.path.abspath(found.audio),
@@ -149,7 +150,7 @@ def _describe(found: Found) -> tuple[Found, Clip | Problem]:
       captions=found.captions,
       license=found.license,
       split=found.split,
-      sha256=file_sha256(found.audio),
+      sha256=digest,
       id=found.id,
       extra=found.extra,
     )

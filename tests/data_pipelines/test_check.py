@@ -82,7 +82,7 @@ def test_the_same_audio_in_two_splits(tmp_path, clips):
 
 @pytest.mark.parametrize(
   ("value", "status", "reason"),
-  [(np.nan, "refused", "not finite"), (0.0, "noted", "is silent")],
+  [(np.nan, "refused", "NaN or infinite"), (0.0, "noted", "is silent")],
 )
 def test_the_sound_itself_is_looked_at_unless_told_not_to(tmp_path, clips, value, status, reason):
   soundfile.write(tmp_path / "a.wav", np.full(RATE, value), RATE, subtype="FLOAT")
@@ -103,6 +103,14 @@ def test_bad_lines_and_files_are_counted_not_fatal(tmp_path, clips):
   assert summary.problems[0].path == f"{tmp_path / 'manifest.jsonl'}:5"
   assert summary.problems[1].path == str(tmp_path / "b.wav")
   assert not summary.ok
+
+
+def test_a_file_that_was_cut_off_is_noted(tmp_path, clips):
+  whole = (tmp_path / "a.wav").read_bytes()
+  (tmp_path / "a.wav").write_bytes(whole[: len(whole) // 2])
+  summary = check(tmp_path, change(clips, 0, sha256=file_sha256(tmp_path / "a.wav"), duration=0.5))
+  assert [problem.status for problem in summary.problems] == ["noted"]
+  assert "probably cut off" in summary.problems[0].reason
 
 
 def test_no_manifest(tmp_path):

@@ -49,7 +49,7 @@ def relative_id(audio: Path, *, root: Path) -> str:
 
 
 def audio_files(root: Path) -> Iterator[Path | Problem]:
-  """Every audio file below `root` in name order, links to folders followed once.
+  """Every audio file below `root` in name order; folder links are followed, but not upwards.
 
   Suffixes count in any case; names that begin with a dot are skipped; links that lead nowhere or in
   circles, folders that cannot be read, names that are not UTF-8 and formats that we know but
@@ -66,8 +66,10 @@ def audio_files(root: Path) -> Iterator[Path | Problem]:
       if not stat.S_ISDIR(mode.st_mode):
         yield from _judge(path, mode)
         continue
-      if (mode.st_dev, mode.st_ino) in seen:
-        reason = "a link to a folder that was read already; its files are listed there"
+      # A link to a folder above itself would bring in that folder's other contents as well.
+      upwards = path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
+      if upwards or (mode.st_dev, mode.st_ino) in seen:
+        reason = "a link to a folder above it or read already; not followed"
         yield Problem(path=os.fspath(path), reason=reason, status=NOTED)
         continue
       seen.add((mode.st_dev, mode.st_ino))

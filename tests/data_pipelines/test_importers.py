@@ -119,6 +119,8 @@ def test_bad_files_are_reported_one_by_one_and_the_rest_kept(tmp_path, monkeypat
   (root / "gone.wav").symlink_to(root / "nowhere.wav")
   (root / "loop.wav").symlink_to(root / "loop.wav")
   (root / "z" / "up").symlink_to(root)
+  tone(tmp_path / "elsewhere.wav")
+  (root / "z" / "further up").symlink_to(tmp_path)
   os.mkfifo(root / "pipe.wav")
   with open(os.fsencode(root) + b"/bad\xff.wav", "wb"):
     pass
@@ -128,18 +130,28 @@ def test_bad_files_are_reported_one_by_one_and_the_rest_kept(tmp_path, monkeypat
   reasons = {os.path.basename(line["path"]): (line["status"], line["reason"]) for line in report}
   assert reasons.keys() == {
     "a.txt", "bad\udcff.wav", "empty.wav", "gone.wav", "loop.wav", "pipe.wav", "song.m4a",
-    "text.wav", "up",
+    "further up", "text.wav", "up",
   }  # fmt: skip
   assert reasons["a.txt"][0] == "noted"
-  assert reasons["up"][0] == "noted"
-  assert "a link to a folder that was read already" in reasons["up"][1]
+  for name in ("up", "further up"):
+    assert reasons[name] == ("noted", "a link to a folder above it or read already; not followed")
   assert reasons["gone.wav"][1].startswith("a broken link")
   assert reasons["loop.wav"][1].startswith("a broken link")
   assert reasons["pipe.wav"][1] == "not a regular file"
   assert "convert it to .flac" in reasons["song.m4a"][1]
   assert "not valid UTF-8" in reasons["bad\udcff.wav"][1]
   assert all(reasons[name][0] == "refused" for name in ("empty.wav", "text.wav", "pipe.wav"))
-  assert "7 refused, 0 repaired, 2 noted" in str(summary)
+  assert "7 refused, 0 repaired, 3 noted" in str(summary)
+
+
+def test_links_to_folders_elsewhere_are_followed_once(tmp_path):
+  tone(tmp_path / "disk" / "a.wav")
+  (tmp_path / "music").mkdir()
+  for name in ("one", "two"):
+    (tmp_path / "music" / name).symlink_to(tmp_path / "disk")
+  clips, report, _ = run(tmp_path / "music", tmp_path / "out")
+  assert list(clips) == ["one/a.wav"]
+  assert [os.path.basename(line["path"]) for line in report] == ["two"]
 
 
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):

@@ -109,6 +109,9 @@ class SampleFiles:
     pass
 
   def audio(self, step: int, clips: Audio) -> None:
+    if not clips:
+      return
+    # Imported where it is needed: training without samples needs no audio library.
     from noise2music.audio.wav_io import write_audio
 
     for name, (samples, rate) in clips.items():

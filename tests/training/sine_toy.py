@@ -1,6 +1,7 @@
 """A tiny denoiser of sines and its batches: real gradients, milliseconds to compile."""
 
 import dataclasses
+import time
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ class SineObjective:
   def loss(self, params, batch, key):
     x = batch["audio"].astype(jnp.float32) / 32768
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["clip_id"][:, 0])
-    noise = jax.vmap(lambda k: jax.random.normal(k, (SAMPLES,)))(keys)
+    noise = jax.vmap(lambda k: jax.random.uniform(k, (SAMPLES,), minval=-1.0))(keys)
     hidden = jnp.tanh((x + 0.3 * noise) @ params["encoder"]["kernel"])
     out = hidden @ params["network"]["kernel"] + params["network"]["bias"]
     each = jnp.mean((out - x) ** 2, axis=-1)
@@ -49,18 +50,21 @@ class SineObjective:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SineBatches:
-  """Batch k is a function of (seed, k). poison: steps whose audio is replaced by full scale."""
+  """Batch k is a function of (seed, k). name: what the data set says it is. delay: per batch."""
 
   batch_size: int = 8
   seed: int = 0
   name: str = "sines"
+  delay_seconds: float = 0.0
+  last: int | None = None
 
   def fingerprint(self):
     return self.name
 
   def batches(self, start_step=0):
     step = start_step
-    while True:
+    while step != self.last:
+      time.sleep(self.delay_seconds)
       yield self.batch(step)
       step += 1
 

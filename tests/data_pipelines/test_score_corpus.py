@@ -395,9 +395,9 @@ def test_a_complete_folder_is_reused_and_an_interrupted_one_completed(tmp_path, 
   manifest = SMALL.render(tmp_path, cache_dir=cache, workers=1)
   whole, lines = contents(tmp_path), manifest.read_bytes()
   rendered = []
-  write = clips_module._write_wav
+  write = clips_module.write_audio
   monkeypatch.setattr(
-    clips_module, "_write_wav", lambda path, *a, **k: rendered.append(path) or write(path, *a, **k)
+    clips_module, "write_audio", lambda path, *a, **k: rendered.append(path) or write(path, *a, **k)
   )
   SMALL.render(tmp_path, cache_dir=cache, workers=1)
   assert rendered == []
@@ -423,7 +423,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, cache, monkeypatch):
   def full(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
-  monkeypatch.setattr(clips_module, "_write_wav", full)
+  monkeypatch.setattr(clips_module, "write_audio", full)
   with pytest.raises(UserError, match="is full; free some space"):
     SMALL.render(tmp_path / "a", cache_dir=cache, workers=1)
   assert not (tmp_path / "a/manifest.jsonl").exists()

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from data_pipelines.datasets.score_corpus.same_piece import SAME_PIECE
 from noise2music.errors import UserError
 
 _GENERAL = (
@@ -116,7 +117,6 @@ _ALL = (
     style="baroque",
     composer="Johann Sebastian Bach",
     license="composition in the public domain; encoding " + _GENERAL,
-    work_path=r"(bach/bwv\d+)",
   ),
   Collection(
     name="palestrina",
@@ -184,17 +184,22 @@ COLLECTIONS = {group.name: group for group in _ALL}
 class Work:
   """One piece, found but not parsed.
 
-  id: unique in the corpus. key: what decides its split. title: None where only the score knows it.
-  text: the tune, where its file holds several.
+  id: unique in the corpus. name: of the piece, which its movements or variants share. title: None
+  where only the score knows it. text: the tune, where its file may hold several.
   """
 
   id: str
-  key: str
+  name: str
   title: str | None
   genre: str
   collection: Collection
   path: Path
   text: str | None = None
+
+  @property
+  def key(self) -> str:
+    """What decides the split: the name, unless the piece stands here under other names too."""
+    return SAME_PIECE.get(self.name, self.name)
 
 
 def collection(name: str) -> Collection:
@@ -234,7 +239,7 @@ def _tunes(group: Collection, path: Path, stem: str) -> Iterator[Work]:
     title = tidy_title(_field(block, "T") or path.stem)
     yield Work(
       id=stem if len(blocks) == 1 else f"{stem}/{number}",
-      key=_title_key(title),
+      name=_title_key(title),
       title=title,
       genre=_genre(f"{_field(block, 'R')} {title}") or group.genre,
       collection=group,
@@ -251,7 +256,7 @@ def _score(group: Collection, path: Path, stem: str) -> Iterator[Work]:
     match = re.search(group.work_text, path.read_text("utf-8", errors="replace"))
   yield Work(
     id=stem,
-    key=match[1].strip() if match else stem,
+    name=match[1].strip() if match else stem,
     title=path.stem.replace("bwv", "BWV ") if path.stem.startswith("bwv") else None,
     genre=group.genre,
     collection=group,

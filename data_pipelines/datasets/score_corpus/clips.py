@@ -3,14 +3,10 @@
 import dataclasses
 import functools
 import hashlib
-import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import soundfile
 
 from data_pipelines.datasets.score_corpus.arrange import Tempo, arrange
 from data_pipelines.datasets.score_corpus.captions import Facts, captions
@@ -20,6 +16,7 @@ from data_pipelines.datasets.score_corpus.sampler import Sampler, level
 from data_pipelines.datasets.score_corpus.scores import Score
 from data_pipelines.datasets.score_corpus.sound_font import default_sound_font
 from data_pipelines.manifest import Caption, Clip
+from noise2music.audio.wav_io import write_audio
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +50,7 @@ def render_clip(
     if wave is None:
       return None
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_wav(path, wave, sample_rate_hz=sample_rate_hz)
+    write_audio(path, wave, sample_rate_hz=sample_rate_hz)
   return Clip(
     id=f"score/{seed}/{plan.index:06d}",
     path=name,
@@ -70,15 +67,6 @@ def render_clip(
 @functools.cache
 def _sampler(sample_rate_hz: int) -> Sampler:
   return Sampler(default_sound_font(), sample_rate_hz=sample_rate_hz)
-
-
-def _write_wav(path: Path, wave: np.ndarray, *, sample_rate_hz: int) -> None:
-  part = path.with_suffix(f".{os.getpid()}.part")
-  try:
-    soundfile.write(part, wave, sample_rate_hz, format="WAV", subtype="PCM_16")
-    os.replace(part, path)
-  finally:
-    part.unlink(missing_ok=True)
 
 
 def _captions(plan: Plan, draw: random.Random) -> tuple[Caption, ...]:

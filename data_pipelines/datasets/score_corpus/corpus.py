@@ -7,6 +7,7 @@ processes nor an interruption changes a byte.
 """
 
 import dataclasses
+import errno
 import functools
 import hashlib
 import itertools
@@ -39,6 +40,7 @@ from data_pipelines.manifest import (
   cannot_write,
   write_manifest,
 )
+from noise2music.audio.wav_io import AudioError
 from noise2music.errors import UserError
 
 VERSION = 1  # raise it when the same settings would give other clips
@@ -149,6 +151,11 @@ class ScoreCorpus:
     return math.ceil(self.hours * 3600 / self.clip_seconds - 1e-9)
 
   @property
+  def _clip_bytes(self) -> int:
+    """Of a file with its line in the manifest and its score, roughly."""
+    return int(self.clip_seconds * self.sample_rate_hz * 2) + 8192
+
+  @property
   def fingerprint(self) -> str:
     """Names the settings, this code's version and the sound font: 16 hexadecimal digits."""
     font = hashlib.sha256(default_sound_font().read_bytes()).hexdigest()
@@ -192,6 +199,10 @@ class ScoreCorpus:
       self._write_state(out, complete=True)
     except OSError as error:
       raise cannot_write(out, error) from error
+    except AudioError as error:
+      if shutil.disk_usage(out).free < self._clip_bytes:  # libsndfile only says "system error"
+        raise cannot_write(out, OSError(errno.ENOSPC, "full")) from error
+      raise
     return manifest
 
   def held_out_prompts(self, count: int, *, seed: int = 0) -> tuple[Prompt, ...]:
@@ -324,7 +335,7 @@ class ScoreCorpus:
 
   def _require_space(self, out: Path) -> None:
     there = sum(path.stat().st_size for path in out.glob("clips/*/*.wav"))
-    needed = int(self.clip_count * (self.clip_seconds * self.sample_rate_hz * 2 + 8192)) - there
+    needed = self.clip_count * self._clip_bytes - there
     free = shutil.disk_usage(out).free
     if needed > free:
       raise UserError(

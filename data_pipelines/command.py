@@ -1,4 +1,4 @@
-"""`n2m data import | check | cut`: options and printing around the functions that do the work."""
+"""`n2m data import | check | cut | shards`: options and printing around what does the work."""
 
 import argparse
 import dataclasses
@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
   _add_import(commands)
   _add_check(commands)
   _add_cut(commands)
+  _add_shards(commands)
   return parser
 
 
@@ -144,6 +145,27 @@ def _cut(args: argparse.Namespace) -> int:
   )
   _show(summary.problems)
   print(summary)
+  return 0
+
+
+def _add_shards(commands) -> None:
+  text = "write clips as ArrayRecord shards, for training on many machines"
+  parser = commands.add_parser("shards", help=text, description=text)
+  parser.add_argument("source", help="manifest.jsonl or its folder")
+  parser.add_argument("--out", required=True, help="folder for the data set")
+  parser.add_argument("--shards", type=_positive, help="of each split; by size where left out")
+  parser.add_argument("--split", help="only this one")
+  parser.set_defaults(run=_shards)
+
+
+def _shards(args: argparse.Namespace) -> int:
+  try:
+    from data_pipelines.datasets.clips import build_shards
+  except ImportError as error:
+    raise UserError(
+      f"writing shards needs {error.name}; pip install 'noise2music[shards]'"
+    ) from error
+  print(build_shards(args.source, args.out, shards=args.shards, split=args.split))
   return 0
 
 

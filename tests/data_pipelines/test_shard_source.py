@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tiny_clips import RATE, digest_batches, ramp, write_clips, write_set, write_wav
 
+from data_pipelines.command import main
 from data_pipelines.datasets.clips import build_shards
 from data_pipelines.index_batches import IndexBatches
 from data_pipelines.manifest import write_manifest
@@ -163,6 +164,16 @@ def test_manifests_that_no_shard_can_hold(tmp_path):
   with pytest.raises(UserError, match="no clip that can be read, clip-0"):
     build_shards(tmp_path / "bad", tmp_path / "out")
   assert not list((tmp_path / "out").rglob("*array_record*"))
+
+
+def test_command(tmp_path, capsys):
+  write_set(tmp_path / "clips", count=3)
+  arguments = ["shards", str(tmp_path / "clips"), "--out", str(tmp_path / "out"), "--shards", "2"]
+  assert main(arguments) == 0
+  folder = capsys.readouterr().out.splitlines()[-1].strip()
+  assert len(ShardSource(folder)) == 3
+  assert main(arguments) == 2
+  assert "choose another output folder" in capsys.readouterr().err
 
 
 _WITHOUT_TENSORFLOW = """

@@ -1,0 +1,112 @@
+"""The mesh and the table from logical names to mesh axes, asserted on eight virtual devices."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jax
+import pytest
+from flax.core import meta
+from jax.sharding import AxisType
+
+from noise2music.errors import UserError
+from noise2music.sharding.mesh import AXES, MeshShape
+from noise2music.sharding.rules import LogicalRules, unbox
+
+
+def on_eight_devices(code: str) -> str:
+  """Runs `code` in a process with eight virtual devices; returns what it printed."""
+  env = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    "PYTHONPATH": str(Path(__file__).parents[2]),
+  }
+  done = subprocess.run(
+    [sys.executable, "-c", textwrap.dedent(code)], env=env, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+  return done.stdout
+
+
+@pytest.mark.parametrize(
+  ("shape", "devices", "sizes"),
+  [
+    (MeshShape(), 8, (1, 8, 1, 1)),
+    (MeshShape(fsdp=4), 8, (1, 2, 4, 1)),
+    (MeshShape(slice=2, data=2, fsdp=-1), 8, (2, 2, 2, 1)),
+    (MeshShape(data=1), 1, (1, 1, 1, 1)),
+  ],
+)
+def test_minus_one_takes_what_is_left(shape, devices, sizes):
+  assert shape.resolve(devices) == sizes
+
+
+@pytest.mark.parametrize("shape", [MeshShape(data=3), MeshShape(fsdp=3), MeshShape(data=4)])
+def test_sizes_that_do_not_fit_are_refused(shape):
+  with pytest.raises(UserError, match="does not fit 8 devices"):
+    shape.resolve(8)
+
+
+@pytest.mark.parametrize("sizes", [{"data": 0}, {"data": -1, "fsdp": -1}, {"fsdp": 2.0}])
+def test_sizes_that_mean_nothing_are_refused(sizes):
+  with pytest.raises(UserError, match="at most one -1"):
+    MeshShape(**sizes)
+
+
+def test_axes_are_auto_because_convolutions_fail_under_explicit_ones():
+  mesh = MeshShape().build(jax.devices()[:1])
+  assert mesh.axis_names == AXES
+  assert set(mesh.axis_types) == {AxisType.Auto}
+
+
+def test_a_rule_for_an_axis_that_is_not_there_is_refused():
+  with pytest.raises(UserError, match="model"):
+    LogicalRules(pairs=(("kernel_out", "model"),))
+
+
+def test_unbox_gives_plain_arrays():
+  boxed = {"w": meta.Partitioned(value=jax.numpy.ones(3), names=("a",)), "b": jax.numpy.ones(2)}
+  plain = unbox(boxed)
+  assert isinstance(plain["w"], jax.Array)
+  assert plain["b"] is boxed["b"]
+
+
+def test_where_parameters_and_batches_lie_on_eight_devices():
+  printed = on_eight_devices("""
+    import jax, jax.numpy as jnp
+    import flax.linen as nn
+    from jax.sharding import PartitionSpec as P
+    from noise2music.sharding.mesh import MeshShape
+    from noise2music.sharding.rules import LogicalRules
+
+    mesh = MeshShape(data=2, fsdp=4).build()
+    boxed = {
+      "kernel": nn.LogicallyPartitioned(jnp.ones((7, 16, 32)), names=("tap", "inside", "outside")),
+      "narrow": nn.LogicallyPartitioned(jnp.ones((3,)), names=("outside",)),
+      "plain": jnp.ones((4, 4)),
+    }
+    default = LogicalRules()
+    assert all(s.is_fully_replicated for s in default.shardings(boxed, mesh=mesh).values())
+    assert default.batch_sharding(mesh).spec == P(("slice", "data", "fsdp"))
+    assert default.batch_shards(mesh) == 8
+
+    split = LogicalRules(pairs=(("outside", "fsdp"), ("inside", "fsdp")))
+    found = split.shardings(boxed, mesh=mesh)
+    # One mesh axis cannot split two axes of an array: the first that wants it has it.
+    assert found["kernel"].spec == P(None, "fsdp"), found
+    assert found["narrow"].spec == P(), found
+    assert found["plain"].spec == P(), found
+    assert MeshShape(slice=2).build().devices.shape == (2, 4, 1, 1)
+
+    # A constraint inside a jitted function follows the active rules.
+    def f(x):
+      return nn.with_logical_constraint(x * 2, ("batch", None))
+    with default.activate(mesh):
+      out = jax.jit(f)(jnp.ones((8, 3)))
+    assert {s.data.shape for s in out.addressable_shards} == {(1, 3)}
+    print("ok")
+  """)
+  assert printed.strip() == "ok"

@@ -7,6 +7,7 @@ classes of its own; neither is fit for a user.
 import inspect
 import re
 import sys
+import tokenize
 
 import gin
 
@@ -39,6 +40,9 @@ def from_parsing(error: Exception, *, binding: str | None = None) -> UserError:
   """The sentence for what gin raised while it read a file, or one binding of the command line."""
   if isinstance(error, SyntaxError):
     return _syntax(error, binding)
+  if isinstance(error, tokenize.TokenError):
+    where = f"--gin.{binding}" if binding else "a gin file"
+    return UserError(f"{where}: a bracket or a quote is opened and not closed")
   text = str(error)
   where = f" in {m['file']}:{m['line']}" if (m := _FILE.search(text)) else ""
   where = where or (f" in --gin.{binding!r}" if binding else "")
@@ -88,7 +92,7 @@ def parameters(selector: str) -> list[str]:
 
 def configurables() -> list[str]:
   """Short names of everything that the gin files read so far mention."""
-  names = [c.selector for c in gin.config._REGISTRY.values()]
+  names = [c.selector for _, c in gin.config._REGISTRY.items()]
   return [short for n in names for short in (n.rsplit(".", 1)[-1], ".".join(n.split(".")[-2:]))]
 
 

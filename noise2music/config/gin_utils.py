@@ -132,7 +132,7 @@ def dead_bindings() -> list[str]:
   for key in list(used):
     _follow(gin_config._CONFIG[key[:2]][key[2]], deferred, only_unevaluated=True)
   return [
-    _show(scope, selector, parameter, value)
+    f"{_name(scope, selector, parameter)} = {value!r}"
     for (scope, selector), values in gin_config._CONFIG.items()
     for parameter, value in values.items()
     if (scope, selector, parameter) not in used and _id(scope, selector) not in deferred
@@ -202,11 +202,12 @@ def _finish() -> None:
 
 
 def _check_macros() -> None:
-  """Macros that must be set and are not, all at once."""
+  """Macros and parameters that must be set and are not, all at once."""
   required = [
-    scope
+    _name(scope, selector, parameter)
     for (scope, selector), values in gin_config._CONFIG.items()
-    if selector == "gin.macro" and _is_required(values.get("value"))
+    for parameter, value in values.items()
+    if _is_required(value)
   ]
   unset = sorted(
     {
@@ -272,11 +273,12 @@ def _id(scope: str, selector: str) -> str:
   return f"{scope}/{selector}" if selector == "gin.macro" else selector
 
 
-def _show(scope: str, selector: str, parameter: str, value: Any) -> str:
+def _name(scope: str, selector: str, parameter: str) -> str:
+  """What a user writes to the left of the equals sign."""
   if selector == "gin.macro":
-    return f"{scope} = {value!r}"
+    return scope
   name = ".".join(selector.split(".")[-2:])
-  return f"{scope + '/' if scope else ''}{name}.{parameter} = {value!r}"
+  return f"{scope + '/' if scope else ''}{name}.{parameter}"
 
 
 def _user_error(error: Exception) -> UserError:

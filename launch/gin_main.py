@@ -103,10 +103,9 @@ def start(flags: argparse.Namespace) -> None:
   # Orbax reports every save, and a failed one with a traceback of its own; ours is one sentence.
   logging.getLogger("absl").setLevel(logging.CRITICAL)
   logging.basicConfig(format="%(message)s", level=logging.WARNING)
+  use_compilation_cache()
   import jax
 
-  if cache := compilation_cache(jax.config.jax_compilation_cache_dir):
-    jax.config.update("jax_compilation_cache_dir", str(cache))
   named = (flags.coordinator_address, flags.process_count, flags.process_index)
   if flags.multihost:
     jax.distributed.initialize()
@@ -120,6 +119,14 @@ def start(flags: argparse.Namespace) -> None:
       # By default the coordinator listens on every interface, to anyone.
       coordinator_bind_address=flags.coordinator_address if flags.process_index == 0 else None,
     )
+
+
+def use_compilation_cache() -> None:
+  """Programs that were compiled once are read from the user's cache the next time."""
+  import jax
+
+  if cache := compilation_cache(jax.config.jax_compilation_cache_dir):
+    jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
 def compilation_cache(chosen: str | None) -> Path | None:

@@ -1,71 +1,65 @@
 """The `n2m` command: thin, no defaults of its own.
 
-Modules are imported by the sub-command that needs them, so that `n2m --help` answers at once.
+Modules are imported by the command that needs them, so that `n2m --help` answers at once.
 """
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import noise2music
-from noise2music.errors import UserError
+
+HELP = """\
+usage: n2m COMMAND ...
+
+Text-to-music diffusion cascades: data, training, generation.
+
+commands:
+  data       import, check and cut music files, build shards
+  train      train one stage from gin files (as python -m launch.train)
+  generate   make music from a prompt
+
+n2m COMMAND --help says more.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs one sub-command. 0: done; 2: one sentence on stderr says what to mend; 130: Ctrl-C."""
-  args = _parser().parse_args(argv)
-  return run(lambda: args.run(args))
-
-
-def run(command: Callable[[], int | None]) -> int:
-  """Turns errors that a user can mend into one line and exit status 2."""
-  try:
-    return command() or 0
-  except KeyboardInterrupt:
-    print("stopped", file=sys.stderr)
-    return 130
-  except BrokenPipeError:  # the reader of a pipe went away, as `| head` does
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
-  except (UserError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
+  """Runs one command. 0: done; 2: one sentence on stderr says what to mend; 130: Ctrl-C."""
+  argv = list(sys.argv[1:] if argv is None else argv)
+  command, rest = (argv[0], argv[1:]) if argv else ("--help", [])
+  if command in ("-h", "--help"):
+    print(HELP, end="")
+    return 0
+  if command == "--version":
+    print(noise2music.__version__)
+    return 0
+  commands = {"data": _data, "train": _train, "generate": _generate}
+  if command not in commands:
+    print(f"error: no command {command!r}: use one of {', '.join(commands)}", file=sys.stderr)
     return 2
+  from launch import gin_main
+
+  return gin_main.run(commands[command], rest)
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="n2m", description="Text-to-music diffusion cascades: data, training, generation."
-  )
-  parser.add_argument("--version", action="version", version=noise2music.__version__)
-  commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-  _add_generate(commands)
-  _add_train(commands)
-  _add_data(commands)
-  return parser
+def _data(argv: Sequence[str]) -> int:
+  from data_pipelines import command
+
+  return command.main(argv)
 
 
-def _add_generate(commands: argparse._SubParsersAction) -> None:
-  parser = commands.add_parser(
-    "generate",
-    help="make music from a prompt",
-    description="Example: n2m generate --model runs/demo -p 'A lively jig for flute.' -o jig.wav",
-  )
-  parser.add_argument("-p", "--prompt", action="append", required=True, help="repeat for more clips")
-  parser.add_argument("--model", required=True, help="folder of a trained cascade or stage")
-  parser.add_argument("-o", "--output", default="out.wav", help="file; its suffix is the format")
-  parser.add_argument("--duration", type=float, help="seconds; as trained where left out")
-  parser.add_argument("--steps", type=int, help="network evaluations a stage")
-  parser.add_argument("--cfg-scale", type=float, help="how strongly the text guides")
-  parser.add_argument("--negative-prompt", help="what to lead away from")
-  parser.add_argument("--seed", type=int, help="of the first clip; drawn and printed where left out")
-  parser.add_argument("--batch-size", type=int, help="clips at once")
-  parser.set_defaults(run=_generate)
+def _train(argv: Sequence[str]) -> int:
+  from launch import train
+
+  return train.main(argv)
 
 
-def _generate(args: argparse.Namespace) -> None:
+def _generate(argv: Sequence[str]) -> int:
+  args = _generate_parser().parse_args(argv)
+  from launch import gin_main
   from noise2music.pipeline import Pipeline, check_request
 
+  gin_main.use_compilation_cache()
   names = ("duration", "steps", "cfg_scale", "negative_prompt", "seed", "batch_size")
   asked = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
   check_request(args.prompt, output=args.output, **asked)
@@ -78,35 +72,25 @@ def _generate(args: argparse.Namespace) -> None:
   paths = music.save(args.output)
   for path, seed, prompt in zip(paths, music.seeds, music.prompts, strict=True):
     print(f"{path}  seed {seed}  {prompt}")
+  return 0
 
 
-def _add_train(commands: argparse._SubParsersAction) -> None:
-  parser = commands.add_parser(
-    "train",
-    add_help=False,
-    help="train one stage from a gin file (python -m launch.train)",
+def _generate_parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="n2m generate",
+    description="Make music from a prompt.",
+    epilog="example: n2m generate --model runs/demo -p 'A lively jig for flute.' -o jig.wav",
   )
-  parser.add_argument("rest", nargs=argparse.REMAINDER)
-  parser.set_defaults(run=_train)
-
-
-def _train(args: argparse.Namespace) -> int:
-  from launch import train
-
-  return train.main(args.rest)
-
-
-def _add_data(commands: argparse._SubParsersAction) -> None:
-  """Filled in by data_pipelines.command, which knows the importers and their options."""
-  parser = commands.add_parser("data", add_help=False, help="import, check and cut music files")
-  parser.add_argument("rest", nargs=argparse.REMAINDER)
-  parser.set_defaults(run=_data)
-
-
-def _data(args: argparse.Namespace) -> int:
-  from data_pipelines import command
-
-  return command.main(args.rest)
+  parser.add_argument("-p", "--prompt", action="append", required=True, help="repeat for more clips")
+  parser.add_argument("--model", required=True, help="folder of a trained cascade or stage")
+  parser.add_argument("-o", "--output", default="out.wav", help="file; its suffix is the format")
+  parser.add_argument("--duration", type=float, help="seconds; as trained where left out")
+  parser.add_argument("--steps", type=int, help="network evaluations a stage")
+  parser.add_argument("--cfg-scale", type=float, help="how strongly the text guides")
+  parser.add_argument("--negative-prompt", help="what to lead away from")
+  parser.add_argument("--seed", type=int, help="of the first clip; drawn and printed where left out")
+  parser.add_argument("--batch-size", type=int, help="clips at once")
+  return parser
 
 
 if __name__ == "__main__":

@@ -40,7 +40,8 @@ class UNet1D(nn.Module):
     out_channels: channels of the target.
     base_width: channels after the entry convolution, and width of the time embedding.
     kernel_size: of the blocks' convolutions.
-    strides, width_multipliers, blocks: of each depth; widths are base_width * multiplier.
+    strides, width_multipliers, blocks: of each depth; widths are base_width * multiplier. One
+      number for `blocks` holds at every depth.
     self_attention, cross_attention: whether each depth's blocks have them; () is nowhere.
     heads: of each attention; must divide the width at every depth that attends.
     text_width: of the text embedding; None takes that of the text which `init` sees.
@@ -59,7 +60,7 @@ class UNet1D(nn.Module):
   base_width: int
   strides: Sequence[int]
   width_multipliers: Sequence[int]
-  blocks: Sequence[int]
+  blocks: Sequence[int] | int
   kernel_size: int = 7
   self_attention: Sequence[bool] = ()
   cross_attention: Sequence[bool] = ()
@@ -74,6 +75,8 @@ class UNet1D(nn.Module):
   stacking: Stacking = Auto()
 
   def __post_init__(self):
+    if isinstance(self.blocks, int):
+      self.blocks = (self.blocks,) * len(self.strides)
     _check_settings(self)
     super().__post_init__()
 

@@ -4,8 +4,11 @@ import collections
 import concurrent.futures
 import itertools
 import multiprocessing
+import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -29,7 +32,8 @@ class Runner:
       self._executor = concurrent.futures.ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context(kind),
-        initializer=_leave_interrupts_to_the_parent,
+        initializer=_attend,
+        initargs=(os.getpid(),),
       )
 
   def __call__(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
@@ -64,5 +68,13 @@ class Runner:
       self._executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _leave_interrupts_to_the_parent() -> None:
+def _attend(parent: int) -> None:
+  """Leaves Ctrl-C to the parent, and ends when the parent is gone, however that was killed."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+  def watch() -> None:
+    while os.getppid() == parent:
+      time.sleep(1.0)
+    os._exit(1)
+
+  threading.Thread(target=watch, name="parent-watch", daemon=True).start()

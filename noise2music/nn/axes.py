@@ -40,9 +40,25 @@ def identity_init(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32) -> 
   return jnp.eye(*shape, dtype=dtype)
 
 
+class Named(nn.LogicallyPartitioned):
+  """A parameter with its axis names, which constrain nothing when it is read.
+
+  Flax's own box pins a value to the mesh on reading; DenseGeneral reads its kernel flattened, in a
+  rank that the names do not fit. `sharding/` places parameters, so nothing is lost.
+  """
+
+  def unbox(self, apply_constraint: bool = True) -> jax.Array:
+    del apply_constraint
+    return self.value
+
+
 def named(init: Initializer, *names: str) -> Initializer:
   """`init`, its result boxed with one logical name for each dimension."""
-  return nn.with_logical_partitioning(init, names)
+
+  def boxed(*args, **kwargs) -> Named:
+    return Named(init(*args, **kwargs), names)
+
+  return boxed
 
 
 def constrain(x: jax.Array) -> jax.Array:

@@ -5,8 +5,8 @@ Axis names used everywhere: `batch`, `samples` (audio samples), `frames` (spectr
 `tokens`, `width` (of a text embedding).
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol, SupportsIndex, TypeAlias, runtime_checkable
 
 import jax
 import numpy as np
@@ -45,6 +45,7 @@ class NoiseSchedule(Protocol):
   def logsnr(self, t: Array) -> Array: ...
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
   """Text to token ids: 0 pads, 1 ends (the convention of T5)."""
 
@@ -54,7 +55,7 @@ class Tokenizer(Protocol):
   def encode(self, text: str, *, limit: int | None = None) -> list[int]:
     """Ids of `text` without an end; at most `limit`, cut where a character ends."""
 
-  def decode(self, ids: list[int]) -> str: ...
+  def decode(self, ids: Iterable[SupportsIndex]) -> str: ...
 
 
 class Objective(Protocol):

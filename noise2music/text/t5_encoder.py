@@ -4,6 +4,7 @@ import dataclasses
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from noise2music.errors import UserError
 from noise2music.nn.axes import TEXT_WIDTH, named
@@ -52,7 +53,7 @@ class T5Config:
   buckets: int = 32
   max_distance: int = 128
   norm_epsilon: float = 1e-6
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   def __post_init__(self):
     for name in _SIZES:
@@ -68,12 +69,6 @@ class T5Config:
       )
     if type(self.norm_epsilon) is not float or not 0 < self.norm_epsilon < 1:
       raise UserError(f"T5 norm_epsilon is {self.norm_epsilon!r}: make it small, such as 1e-6")
-    try:
-      object.__setattr__(self, "activation", Activation(self.activation))
-    except ValueError as error:
-      raise UserError(
-        f"T5 activation is {self.activation!r}: choose one of {[a.value for a in Activation]}"
-      ) from error
 
   @classmethod
   def tiny(cls) -> "T5Config":

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from noise2music.nn import axes
@@ -92,7 +93,7 @@ class RelativePositionBias(nn.Module):
     return table[:, bucket]
 
 
-def rms_norm(*, epsilon: float, dtype: jnp.dtype, name: str) -> nn.Module:
+def rms_norm(*, epsilon: float, dtype: DTypeLike, name: str) -> nn.Module:
   """x / sqrt(mean(x^2) + epsilon) * scale over the width, computed in float32."""
   return nn.RMSNorm(
     epsilon=epsilon, dtype=dtype, scale_init=named(axes.ones_init, TEXT_WIDTH), name=name
@@ -108,7 +109,7 @@ class SelfAttention(nn.Module):
 
   heads: int
   head_dim: int
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   @nn.compact
   def __call__(
@@ -144,7 +145,7 @@ class FeedForward(nn.Module):
   ffn_width: int
   gated: bool
   activation: Activation
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   @nn.compact
   def __call__(self, x: TextEmbedding) -> TextEmbedding:
@@ -174,7 +175,7 @@ class EncoderLayer(nn.Module):
   gated: bool
   activation: Activation
   norm_epsilon: float
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   @nn.compact
   def __call__(

@@ -173,12 +173,21 @@ def _config_of_hugging_face(path: Path, settings: Mapping) -> T5Config:
     raise UserError(f"{path} has no {missing[0]}: copy the checkpoint anew")
   fields = {ours: settings[theirs] for ours, theirs in _SIZES.items()}
   fields |= {ours: settings[theirs] for ours, theirs in _OPTIONAL.items() if theirs in settings}
+  for ours, value in fields.items():
+    if type(value) is not (float if ours == "norm_epsilon" else int):
+      theirs = (_SIZES | _OPTIONAL)[ours]
+      raise UserError(f"{path} has {theirs} {value!r}, which is no number: copy it anew")
   kind = str(settings.get("feed_forward_proj", "relu"))
-  activation = kind.removeprefix("gated-")
-  if kind == "gated-gelu":  # means the approximation, for the sake of old files
-    activation = Activation.GELU_TANH
+  gated = kind.startswith("gated-")
   try:
-    return T5Config(**fields, gated=kind.startswith("gated-"), activation=activation)
+    # "gated-gelu" means the approximation, for the sake of the first files of T5 1.1.
+    name = "gelu_new" if kind == "gated-gelu" else kind.removeprefix("gated-")
+    activation = Activation(name)
+  except ValueError as error:
+    known = ", ".join(a.value for a in Activation)
+    raise UserError(f"{path} has feed_forward_proj {kind!r}: give a T5 with {known}") from error
+  try:
+    return T5Config(**fields, gated=gated, activation=activation)
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
 

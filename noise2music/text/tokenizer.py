@@ -6,8 +6,9 @@ file that a published T5 comes with. `tokenize` turns texts into the arrays of a
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 import sentencepiece
@@ -38,9 +39,10 @@ class ByteTokenizer:
       data = data[: _last_character_end(lambda k: data[k], limit)]
     return [byte + _FIRST_BYTE_ID for byte in data]
 
-  def decode(self, ids: Sequence[int]) -> str:
+  def decode(self, ids: Iterable[SupportsIndex]) -> str:
     """Text of `ids`; special ids and sentinels are skipped, broken characters become U+FFFD."""
-    data = bytes(k - _FIRST_BYTE_ID for k in ids if 0 <= k - _FIRST_BYTE_ID < 256)
+    bytes_and_others = (int(k) - _FIRST_BYTE_ID for k in ids)
+    data = bytes(k for k in bytes_and_others if 0 <= k < 256)
     return data.decode("utf-8", errors="replace")
 
 
@@ -88,9 +90,9 @@ class SentencePieceTokenizer:
       ids = ids[: _last_character_end(lambda k: self._byte(ids[k]), limit)]
     return ids
 
-  def decode(self, ids: Sequence[int]) -> str:
+  def decode(self, ids: Iterable[SupportsIndex]) -> str:
     """Text of `ids`; padding, ends and ids beyond the pieces are skipped."""
-    return self._pieces.decode([int(k) for k in ids if EOS_ID < k < self.vocab_size])
+    return self._pieces.decode([k for k in map(int, ids) if EOS_ID < k < self.vocab_size])
 
   def _byte(self, piece: int) -> int:
     """The byte of a fall-back piece such as `<0xE3>`; 0 for an ordinary one."""

@@ -175,12 +175,10 @@ def test_the_tiny_encoder_learns(fresh):
   [
     ({"width": 0}, "width"),
     ({"layers": -1}, "layers"),
-    ({"heads": "3"}, "heads"),
     ({"vocab_size": 10**30}, "vocab_size"),
     ({"buckets": 30}, "buckets"),
     ({"max_distance": 8}, "max_distance"),
     ({"norm_epsilon": 0.0}, "norm_epsilon"),
-    ({"activation": "tanh"}, "activation"),
   ],
 )
 def test_refuses_sizes_that_cannot_be(change, word):

@@ -1,5 +1,6 @@
 """Relative positions and activations against numbers worked out by hand."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from t5_cases import V1_1, bucket
@@ -36,4 +37,4 @@ def test_buckets_agree_with_a_walk_along_the_boundaries():
   ],
 )
 def test_activation(activation, want):
-  np.testing.assert_allclose(activation(np.array([-1.0, 2.0], np.float32)), want, atol=1e-6)
+  np.testing.assert_allclose(activation(jnp.array([-1.0, 2.0])), want, atol=1e-6)

@@ -286,12 +286,14 @@ def test_bad_indices(tmp_path):
   [
     ({"model_type": "umt5"}, "model_type 'umt5'.*give the folder of a T5"),
     ({"model_type": None}, "model_type None"),
-    ({"d_model": "16"}, "config.json: T5 width is '16'"),
+    ({"d_model": "16"}, "config.json has d_model '16'"),
     ({"d_ff": 10**30}, "T5 ffn_width is 1000000000"),
     ({"num_layers": 10**6}, "num_layers 1000000, the weights have 2"),
-    ({"num_heads": True}, "T5 heads is True"),
-    ({"feed_forward_proj": "gated-tanh"}, "T5 activation is 'tanh'"),
-    ({"layer_norm_epsilon": "no"}, "T5 norm_epsilon"),
+    ({"num_heads": True}, "num_heads True, which is no number"),
+    ({"d_kv": 0}, "config.json: T5 head_dim is 0"),
+    ({"feed_forward_proj": "gated-tanh"}, "feed_forward_proj 'gated-tanh'"),
+    ({"layer_norm_epsilon": "no"}, "layer_norm_epsilon 'no'"),
+    ({"layer_norm_epsilon": -1.0}, "T5 norm_epsilon"),
     ({"vocab_size": 33}, r"shared.weight has shape \(32, 16\).* needs \(33, 16\)"),
   ],
 )

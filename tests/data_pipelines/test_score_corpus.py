@@ -412,7 +412,7 @@ def test_a_complete_folder_is_reused_and_an_interrupted_one_completed(tmp_path, 
 
 def test_a_folder_with_other_music_is_left_alone(tmp_path, cache):
   SMALL.render(tmp_path, cache_dir=cache, workers=1)
-  with pytest.raises(UserError, match="rendered with other settings: give another folder"):
+  with pytest.raises(UserError, match="rendered with other settings, or by another version"):
     dataclasses.replace(SMALL, seed=3).render(tmp_path, cache_dir=cache)
   (tmp_path / "corpus.json").unlink()
   with pytest.raises(UserError, match="rendered with other settings"):

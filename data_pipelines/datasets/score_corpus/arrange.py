@@ -27,7 +27,7 @@ class Tempo:
 
 
 SLOW = Tempo(word="slow", low_bpm=54, high_bpm=66, synonyms=("adagio", "unhurried", "calm"))
-MODERATE = Tempo(word="moderate", low_bpm=88, high_bpm=104, synonyms=("andante", "walking"))
+MODERATE = Tempo(word="moderate", low_bpm=88, high_bpm=104, synonyms=("andante", "medium-paced"))
 FAST = Tempo(word="fast", low_bpm=138, high_bpm=160, synonyms=("allegro", "quick", "lively"))
 TEMPOS = (SLOW, MODERATE, FAST)
 

@@ -249,15 +249,18 @@ def _tunes(group: Collection, path: Path, stem: str) -> Iterator[Work]:
 
 
 def _score(group: Collection, path: Path, stem: str) -> Iterator[Work]:
-  match = None
+  match, title = None, None
   if group.work_path:
     match = re.match(group.work_path, stem)
   elif group.work_text:
     match = re.search(group.work_text, path.read_text("utf-8", errors="replace"))
+    title = match[1].strip() if match else None
+  elif path.stem.startswith("bwv"):
+    title = "BWV " + path.stem.removeprefix("bwv").split("-")[0]
   yield Work(
     id=stem,
     name=match[1].strip() if match else stem,
-    title=path.stem.replace("bwv", "BWV ") if path.stem.startswith("bwv") else None,
+    title=title,
     genre=group.genre,
     collection=group,
     path=path,

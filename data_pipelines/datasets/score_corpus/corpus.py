@@ -43,7 +43,7 @@ from data_pipelines.manifest import (
 from noise2music.audio.wav_io import AudioError
 from noise2music.errors import UserError
 
-VERSION = 1  # raise it when the same settings would give other clips
+VERSION = 2  # raise it when the same settings would give other clips
 TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 DEFAULT_INSTRUMENTS = ("piano", "violin", "flute", "trumpet", "acoustic guitar", "marimba")
 _STATE_NAME = "corpus.json"
@@ -319,8 +319,8 @@ class ScoreCorpus:
       record = {}
     if record.get("fingerprint") != self.fingerprint:
       raise UserError(
-        f"{out} holds music that was rendered with other settings: give another folder, or delete "
-        "this one."
+        f"{out} holds music that was rendered with other settings, or by another version: give "
+        "another folder, or delete this one."
       )
     return bool(record.get("complete")) and (out / MANIFEST_NAME).is_file()
 

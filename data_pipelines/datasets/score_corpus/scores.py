@@ -150,11 +150,11 @@ def _notes(part, index: int, cuts: list[tuple[int, int]]) -> list[tuple[int, int
 
 
 def _title(stream) -> str | None:
-  """What the score calls itself, unless that is a file's name."""
+  """What the score calls itself, unless that is a file's name or a voice's ("Can")."""
   about = stream.metadata
   names = (about.title, about.movementName) if about is not None else ()
-  found = next((str(name) for name in names if name and not re.search(r"\.\w{3}$", str(name))), "")
-  return tidy_title(found) or None
+  titles = (tidy_title(name) for name in names if name and not re.search(r"\.\w{3}$", name))
+  return next((title for title in titles if len(title) > 3), None)
 
 
 def _first_endings(part) -> list[tuple[int, int]]:

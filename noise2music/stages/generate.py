@@ -4,6 +4,7 @@ Noise is a function of (seed of the clip, name of the stage, step), never of the
 batch, so a clip is the same alone, among others and on any number of devices.
 """
 
+import dataclasses
 import functools
 import zlib
 from collections.abc import Mapping
@@ -53,13 +54,17 @@ def sample(
     )
   if (text is None) != (stage.text is None):
     raise ValueError(f"stage {stage.name!r} {'needs' if stage.text else 'takes no'} text")
+  sampling = sampling or stage.sampling
+  scale = sampling.guidance_scale
+  # The scale itself is data, so that trying several compiles nothing anew.
+  program = dataclasses.replace(sampling, guidance_scale=0.0 if scale != 1 else 1.0)
   return _sample(
-    stage, steps, sampling or stage.sampling, network_params, keys, text, negative_text, signals
+    stage, steps, program, network_params, keys, scale, text, negative_text, signals
   )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _sample(stage, steps, sampling, network_params, keys, text, negative_text, signals):
+def _sample(stage, steps, sampling, network_params, keys, scale, text, negative_text, signals):
   padded = padded_length(steps, stage.network.stride)
   signals = {
     name: align_signal(
@@ -78,8 +83,7 @@ def _sample(stage, steps, sampling, network_params, keys, text, negative_text, s
     return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, step + 1), shape))(keys)
 
   eps_fn = denoiser(stage, network_params, text=text, signals=signals)
-  scale = sampling.guidance_scale
-  if scale != 1:
+  if sampling.guidance_scale != 1:
     hidden = negative_text
     if hidden is None:
       hidden = Text(embedding=text.embedding, mask=text.mask, keep=jnp.zeros_like(text.keep))

@@ -23,6 +23,7 @@ CORE = [
   "rich>=13",
   "tensorboardX>=2.6",
   "jaxtyping>=0.3",
+  "tensorstore>=0.1.70",  # reads T5X checkpoints; comes with orbax as well
 ]
 EXTRAS = {
   # Shards written by the TFDS builder, read without TensorFlow.

@@ -15,17 +15,17 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from data_pipelines.datasets.score_corpus.corpus import Prompt, ScoreCorpus
 from data_pipelines.manifest import Clip, read_manifest
-from launch import train as train_main
+from launch import gin_main
 from launch.demo_report import write_demo_report
 from noise2music.audio.wav_io import read_audio
-from noise2music.cli import run
+from noise2music.batch import BatchSpec
 from noise2music.config import gin_utils
 from noise2music.errors import UserError
 from noise2music.evaluation.protocols import LabelledAudio, learned_and_listens
@@ -34,6 +34,7 @@ from noise2music.pipeline import Generation, Pipeline
 from noise2music.sharding.rules import unbox
 from noise2music.training import loop
 
+Built = TypeVar("Built")
 PROBE_STEPS = 8  # steps that are timed before a stage's length is fixed
 
 
@@ -65,12 +66,18 @@ class Demo:
   seed: int = 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-  parser.add_argument("--minutes", type=float, default=15.0, help="for everything; 15 where left out")
+def main(argv: Sequence[str]) -> int:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+  )
+  parser.add_argument(
+    "--minutes", type=float, default=15.0, help="for everything; 15 where left out"
+  )
   parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of all results")
   args = parser.parse_args(argv)
-  return run(lambda: make_demo(minutes=args.minutes, out=args.out))
+  gin_main.use_compilation_cache()
+  make_demo(minutes=args.minutes, out=args.out)
+  return 0
 
 
 def make_demo(*, minutes: float, out: Path) -> None:
@@ -78,7 +85,7 @@ def make_demo(*, minutes: float, out: Path) -> None:
   if minutes < 2:
     raise UserError(f"{minutes:g} minutes are too short to train anything: say MINUTES=2 or more")
   started = time.monotonic()
-  demo: Demo = gin_utils.build_from_files(["configs/runs/demo/demo.gin"], Demo)
+  demo = _build(["configs/runs/demo/demo.gin"], [], Demo)
   out.mkdir(parents=True, exist_ok=True)
   _say(started, f"rendering {demo.corpus.hours:g} hours of music from scores")
   manifest = demo.corpus.render(out / "corpus", progress=_RenderProgress())
@@ -97,6 +104,13 @@ def make_demo(*, minutes: float, out: Path) -> None:
   write_demo_report(out, demo=demo, judged=judged, metrics=metrics)
   (out / "metrics.json").write_text(json.dumps(metrics, indent=1))
   _say(started, f"done: open {out / 'report.html'}; figures in {out / 'metrics.json'}")
+
+
+def _build(files: list[str], bindings: list[str], constructor: type[Built]) -> Built:
+  gin_utils.parse(files, bindings)
+  built = gin_utils.build(constructor)
+  gin_utils.check_all_used()
+  return built
 
 
 def _say(started: float, text: str) -> None:
@@ -122,10 +136,11 @@ def _train_stages(demo: Demo, *, out: Path, ends: float, started: float) -> dict
     left = ends - time.monotonic()
     seconds = left * stage.share / sum(later.share for later in demo.stages[index:])
     folder = out / stage.name
-    bindings = [f'MODEL_DIR="{folder}"', f'DATA="{out / "corpus"}"']
+    bindings = [f'MODEL_DIR = "{folder}"', f'DATA = "{out / "corpus"}"']
     steps = _steps_for(stage, bindings, seconds=seconds, plan=folder / "demo_plan.json")
     command = [sys.executable, "-m", "launch.train", f"--gin_file={stage.config}"]
-    command += [f"--gin.{binding}" for binding in [*bindings, f"TRAIN_STEPS={steps['steps']}"]]
+    values = [*bindings, f"TRAIN_STEPS = {steps['steps']}"]
+    command += [f"--gin.{value.replace(' = ', '=')}" for value in values]
     _say(started, f"training {stage.name}: {steps['steps']} steps\n  $ {' '.join(command[1:])}")
     code = subprocess.call(command)
     if code:
@@ -141,7 +156,7 @@ def _steps_for(
   if plan.exists():
     return json.loads(plan.read_text())
   began = time.monotonic()
-  training = train_main.build_training([stage.config], [*bindings, "TRAIN_STEPS=1000"])
+  training = _build([stage.config], [*bindings, "TRAIN_STEPS = 1000"], loop.Training)
   setup = loop.inspect(training)
   step = setup.compile()
   state = setup.fresh()
@@ -214,8 +229,14 @@ def _fresh_params(pipeline: Pipeline, seed: int) -> tuple[Any, ...]:
   """The same cascade before its first step."""
   out = []
   for objective in pipeline.cascade.objectives:
-    shapes = objective.example_batch()
-    out.append(unbox(objective.init(jax.random.key(seed), shapes)))
+    text = objective.stage.text
+    spec = BatchSpec(
+      batch_size=1,
+      seconds=objective.stage.train_seconds,
+      sample_rate_hz=objective.sample_rate_hz,
+      token_length=text.token_length if text is not None else 1,
+    )
+    out.append(unbox(jax.jit(objective.init)(jax.random.key(seed), spec.zeros())))
   return tuple(out)
 
 
@@ -243,4 +264,4 @@ def _sound(audio: np.ndarray) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(gin_main.run(main))

@@ -92,7 +92,9 @@ def _sound(metrics: dict[str, Any]) -> Table:
       name.replace("_", " "),
       f"{entry['rms_db']:.1f} dB",
       f"{entry['flatness']:.3f}",
-      *(f"{entry[f'{kind}_clips']} of {entry['n_clips']}" for kind in ("silent", "clipped", "noise")),
+      *(
+        f"{entry[f'{kind}_clips']} of {entry['n_clips']}" for kind in ("silent", "clipped", "noise")
+      ),
     ]
     for name, entry in metrics["sound"].items()
   ]

@@ -125,4 +125,7 @@ def _share(hits: np.ndarray, *, seed: int) -> dict[str, Any]:
 
 
 def _counts(heard: np.ndarray) -> dict[str, int]:
-  return {str(label): int(count) for label, count in zip(*np.unique(heard, return_counts=True), strict=True)}
+  return {
+    str(label): int(count)
+    for label, count in zip(*np.unique(heard, return_counts=True), strict=True)
+  }

@@ -142,9 +142,7 @@ def _table(table: Table) -> str:
     for row in table.rows
   )
   note = f"<p class=note>{html.escape(table.note)}</p>" if table.note else ""
-  return (
-    f"<h2>{html.escape(table.title)}</h2><table><tr>{head}</tr>{body}</table>{note}"
-  )
+  return f"<h2>{html.escape(table.title)}</h2><table><tr>{head}</tr>{body}</table>{note}"
 
 
 _PAGE = """<!doctype html>
@@ -152,14 +150,16 @@ _PAGE = """<!doctype html>
 <title>{title}</title>
 <style>
 :root {{ color-scheme: light dark; }}
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem }}
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto }}
+body {{ padding: 0 1rem }}
 h1 {{ font-size: 1.6rem }} h2 {{ font-size: 1.2rem; margin-top: 2.2rem }}
 h3 {{ font-size: 1rem; font-weight: 600; margin: 0 0 .4rem }}
 table {{ border-collapse: collapse }} th, td {{ padding: .25rem .8rem; text-align: left }}
 th {{ border-bottom: 1px solid #8888 }} .note {{ opacity: .75; font-size: .9em }}
 section {{ border-top: 1px solid #8884; padding: 1rem 0 }}
 section div {{ display: flex; flex-wrap: wrap; gap: 1rem }}
-figure {{ margin: 0; flex: 1 1 300px; max-width: 360px }} figcaption {{ font-size: .85em; opacity: .8 }}
+figure {{ margin: 0; flex: 1 1 300px; max-width: 360px }}
+figcaption {{ font-size: .85em; opacity: .8 }}
 img {{ width: 100%; background: #fff; border-radius: 4px }} .wide {{ max-width: 100% }}
 audio {{ width: 100%; height: 34px }}
 </style>

@@ -58,9 +58,7 @@ def sample(
   scale = sampling.guidance_scale
   # The scale itself is data, so that trying several compiles nothing anew.
   program = dataclasses.replace(sampling, guidance_scale=0.0 if scale != 1 else 1.0)
-  return _sample(
-    stage, steps, program, network_params, keys, scale, text, negative_text, signals
-  )
+  return _sample(stage, steps, program, network_params, keys, scale, text, negative_text, signals)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -116,9 +114,7 @@ def denoiser(
   """The network as eps(x_t, t), its conditions bound; `signals` as the network takes them."""
 
   def eps_fn(x_t: n2m.Signal, t: n2m.Level) -> n2m.Signal:
-    inputs, entries = network_inputs(
-      x_t, conditions=stage.conditions, signals=signals, text=text
-    )
+    inputs, entries = network_inputs(x_t, conditions=stage.conditions, signals=signals, text=text)
     output = stage.network.apply({"params": network_params}, inputs, t, **entries)
     alpha, sigma = stage.noise_schedule.alpha(t), stage.noise_schedule.sigma(t)
     return stage.prediction.to_eps(output, x_t, alpha=alpha, sigma=sigma)

@@ -16,7 +16,7 @@ from noise2music import batch as batch_lib
 from noise2music import typing as n2m
 from noise2music.audio.framing import fit, padded_length, valid_mask
 from noise2music.diffusion import gaussian, losses
-from noise2music.stages.conditioning import Text, align_signal, augment, fold_each, network_inputs
+from noise2music.stages.conditioning import Text, align_signal, augment, network_inputs
 from noise2music.stages.spec import Stage
 from noise2music.stages.text_conditioner import TextConditioner
 
@@ -144,9 +144,7 @@ class DenoisingObjective:
     eps = jax.vmap(lambda k: jax.random.normal(k, example.x.shape[1:]))(noise_keys)
     alpha, sigma = stage.noise_schedule.alpha(t), stage.noise_schedule.sigma(t)
     x_t = gaussian.diffuse(example.x, eps, alpha=alpha, sigma=sigma)
-    inputs, entries = network_inputs(
-      x_t, conditions=stage.conditions, signals=signals, text=text
-    )
+    inputs, entries = network_inputs(x_t, conditions=stage.conditions, signals=signals, text=text)
     output = stage.network.apply({"params": params["network"]}, inputs, t, **entries)
     each = losses.denoising_loss(
       output,

@@ -36,6 +36,7 @@ class TextConditioner:
         "a frozen text encoder needs weights: set TextConditioner.weights to a T5 checkpoint, or"
         " TextConditioner.trainable = True to train it along"
       )
+    self.encoder.config.check_tokenizer(self.tokenizer)
 
   def init(self, key: n2m.Key, tokens: n2m.Tokens) -> n2m.PyTree:
     """Fresh parameters, boxed with their logical axis names."""

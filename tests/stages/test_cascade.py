@@ -145,7 +145,8 @@ assert jax.device_count() == 8
 mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("data",))
 rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
 stages, params = test_cascade.cascade()
-made = stages.generate(params, ["a jig"] * 8, seeds=range(8), seconds=0.3, batch_size=8, sharding=rows)
+prompts, sizes = ["a jig"] * 8, {"seconds": 0.3, "batch_size": 8}
+made = stages.generate(params, prompts, seeds=range(8), sharding=rows, **sizes)
 np.save(sys.argv[2], made["super_resolution"])
 """
 

@@ -1,5 +1,7 @@
 """Small stages of every kind, shared by the tests of this folder."""
 
+import numpy as np
+
 from noise2music.audio.log_mel import LogMel
 from noise2music.batch import BatchSpec, clip_id
 from noise2music.diffusion.gaussian import VPrediction
@@ -15,11 +17,11 @@ from noise2music.stages.spec import Sampling, Stage
 from noise2music.stages.text_conditioner import TextConditioner
 from noise2music.text.t5_encoder import T5Config, T5Encoder
 
-import numpy as np
-
 RATE = 8_000  # of the batches in these tests
-LOW, MIDDLE, HIGH = Waveform(sample_rate_hz=1_000), Waveform(sample_rate_hz=4_000), Waveform(
-  sample_rate_hz=8_000
+LOW, MIDDLE, HIGH = (
+  Waveform(sample_rate_hz=1_000),
+  Waveform(sample_rate_hz=4_000),
+  Waveform(sample_rate_hz=8_000),
 )
 MEL = Spectrogram(log_mel=LogMel(sample_rate_hz=4_000, bands=8, frames_per_second=100))
 
@@ -54,9 +56,7 @@ def objective(kind: str, **changes) -> DenoisingObjective:
       "target": LOW,
       "network": network(cross_attention=(False, True), self_attention=(False, True)),
       "conditions": {"text": text()},
-      "sampling": Sampling(
-        time_steps=UniformSteps(count=3), sampler=DDIM(), guidance_scale=2.0
-      ),
+      "sampling": Sampling(time_steps=UniformSteps(count=3), sampler=DDIM(), guidance_scale=2.0),
     },
     "waveform_cascader": {
       "target": MIDDLE,
@@ -77,9 +77,7 @@ def objective(kind: str, **changes) -> DenoisingObjective:
       "target": MIDDLE,
       "network": network(strides=(8, 5), aligned=True),
       "conditions": {
-        "log_mel": conditioning.Aligned(
-          source=MEL, augmentations=(conditioning.Blur2D(), AUGMENT)
-        )
+        "log_mel": conditioning.Aligned(source=MEL, augmentations=(conditioning.Blur2D(), AUGMENT))
       },
     },
     "super_resolution": {
@@ -115,9 +113,7 @@ KINDS = (
 def batch(size: int, *, seconds: float = 0.5, seed: int = 0) -> dict[str, np.ndarray]:
   """Tones with a text each."""
   rng = np.random.default_rng(seed)
-  out = BatchSpec(
-    batch_size=size, seconds=seconds, sample_rate_hz=RATE, token_length=32
-  ).zeros()
+  out = BatchSpec(batch_size=size, seconds=seconds, sample_rate_hz=RATE, token_length=32).zeros()
   t = np.arange(out["audio"].shape[1]) / RATE
   for row in range(size):
     tone = 8000 * np.sin(2 * np.pi * rng.uniform(100, 400) * t)

@@ -10,6 +10,7 @@ metrics.json. Stopped at any moment and started again, it goes on from where it 
 import argparse
 import dataclasses
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from data_pipelines.captions.vocabulary import train_vocabulary
 from data_pipelines.datasets.score_corpus.corpus import Prompt, ScoreCorpus
 from data_pipelines.manifest import Clip, read_manifest
 from launch import gin_main
@@ -35,16 +37,21 @@ from noise2music.sharding.rules import unbox
 from noise2music.training import loop
 
 Built = TypeVar("Built")
+VOCABULARY = "vocabulary.model"
 PROBE_STEPS = 8  # steps that are timed before a stage's length is fixed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainedStage:
-  """One stage of the demo. share: of the training time. config: its run file."""
+  """One stage of the demo.
+
+  config: its run file. share: of the training time. reads_text: whether it takes the vocabulary.
+  """
 
   name: str
   config: str
   share: float
+  reads_text: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,8 +97,9 @@ def make_demo(*, minutes: float, out: Path) -> None:
   _say(started, f"rendering {demo.corpus.hours:g} hours of music from scores")
   manifest = demo.corpus.render(out / "corpus", progress=_RenderProgress())
   clips = list(read_manifest(manifest))
+  train_vocabulary(manifest, out / VOCABULARY)
   ends = started + 60 * minutes * (1 - demo.judging_share)
-  lengths = _train_stages(demo, out=out, ends=ends, started=started)
+  lengths = _train_stages(demo, out=out, minutes=minutes, ends=ends, started=started)
   _say(started, "generating and judging")
   pipeline = Pipeline.from_pretrained(out)
   judged = judge(demo, pipeline, clips, manifest.parent)
@@ -129,56 +137,72 @@ class _RenderProgress:
       print(f"  {what}: {done} of {total}", flush=True)
 
 
-def _train_stages(demo: Demo, *, out: Path, ends: float, started: float) -> dict[str, Any]:
+def _train_stages(
+  demo: Demo, *, out: Path, minutes: float, ends: float, started: float
+) -> dict[str, Any]:
   """Trains one stage after the other, each for its share of the time that is left."""
-  lengths = {}
+  plan = _Plan(out / "plan.json", minutes=minutes)
   for index, stage in enumerate(demo.stages):
-    left = ends - time.monotonic()
-    seconds = left * stage.share / sum(later.share for later in demo.stages[index:])
-    folder = out / stage.name
-    bindings = [f'MODEL_DIR = "{folder}"', f'DATA = "{out / "corpus"}"']
-    steps = _steps_for(stage, bindings, seconds=seconds, plan=folder / "demo_plan.json")
+    values = [f'MODEL_DIR="{out / stage.name}"', f'DATA="{out / "corpus"}"']
+    if stage.reads_text:
+      values.append(f'VOCABULARY="{out / VOCABULARY}"')
+    if stage.name not in plan.stages:
+      left = ends - time.monotonic()
+      seconds = left * stage.share / sum(later.share for later in demo.stages[index:])
+      plan.add(stage.name, _steps_for(stage, values, seconds=seconds))
+    steps = plan.stages[stage.name]["steps"]
     command = [sys.executable, "-m", "launch.train", f"--gin_file={stage.config}"]
-    values = [*bindings, f"TRAIN_STEPS = {steps['steps']}"]
-    command += [f"--gin.{value.replace(' = ', '=')}" for value in values]
-    _say(started, f"training {stage.name}: {steps['steps']} steps\n  $ {' '.join(command[1:])}")
+    command += [f"--gin.{value}" for value in [*values, f"TRAIN_STEPS={steps}"]]
+    _say(started, f"training {stage.name}: {steps} steps\n  $ {shlex.join(command[1:])}")
     code = subprocess.call(command)
     if code:
       raise KeyboardInterrupt if code == 130 else SystemExit(code)
-    lengths[stage.name] = steps
-  return lengths
+  return plan.stages
 
 
-def _steps_for(
-  stage: TrainedStage, bindings: list[str], *, seconds: float, plan: Path
-) -> dict[str, Any]:
-  """How many steps fit into `seconds`, by timing a few; the answer is kept for a later resume."""
-  if plan.exists():
-    return json.loads(plan.read_text())
+class _Plan:
+  """How long each stage trains: fixed once, so that a demo that was stopped goes on as planned.
+
+  Another number of minutes makes another plan, and trains what is there for longer.
+  """
+
+  def __init__(self, path: Path, *, minutes: float):
+    self._path, self._minutes = path, minutes
+    self.stages: dict[str, dict[str, Any]] = {}
+    if path.exists():
+      found = json.loads(path.read_text())
+      if found["minutes"] == minutes:
+        self.stages = found["stages"]
+
+  def add(self, name: str, steps: dict[str, Any]) -> None:
+    self.stages[name] = steps
+    self._path.write_text(json.dumps({"minutes": self._minutes, "stages": self.stages}, indent=1))
+
+
+def _steps_for(stage: TrainedStage, values: list[str], *, seconds: float) -> dict[str, Any]:
+  """How many steps fit into `seconds`, by timing a few."""
   began = time.monotonic()
-  training = _build([stage.config], [*bindings, "TRAIN_STEPS = 1000"], loop.Training)
+  bindings = [value.replace("=", " = ", 1) for value in [*values, "TRAIN_STEPS=1000"]]
+  training = _build([stage.config], bindings, loop.Training)
   setup = loop.inspect(training)
-  step = setup.compile()
-  state = setup.fresh()
-  compile_seconds = time.monotonic() - began
-  batches = training.batches.batches()
-  for index in range(PROBE_STEPS + 2):
-    if index == 2:
+  step, state, batches = setup.compile(), setup.fresh(), training.batches.batches()
+  warm = 2
+  for index in range(PROBE_STEPS + warm):
+    if index == warm:
       jax.block_until_ready(state)
-      began = time.monotonic()
+      timed_from = time.monotonic()
     with setup.activate():
       state, _ = step(state, setup.put(next(batches)))
   jax.block_until_ready(state)
-  step_seconds = (time.monotonic() - began) / PROBE_STEPS
-  steps = int((seconds - 2 * compile_seconds) / step_seconds)
-  found = {
+  step_seconds = (time.monotonic() - timed_from) / PROBE_STEPS
+  batches.close()
+  # What it took to come here is gone, and the run itself takes as long to come to its first step.
+  steps = int((seconds - 2 * (timed_from - began)) / step_seconds)
+  return {
     "steps": max(steps, 20),
     "probed_steps_per_second": round(1 / step_seconds, 3),
     "parameters": sum(leaf.size for leaf in jax.tree.leaves(setup.shapes.params)),
   }
-  plan.parent.mkdir(parents=True, exist_ok=True)
-  plan.write_text(json.dumps(found))
-  return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -81,14 +81,18 @@ def _generate_parser() -> argparse.ArgumentParser:
     description="Make music from a prompt.",
     epilog="example: n2m generate --model runs/demo -p 'A lively jig for flute.' -o jig.wav",
   )
-  parser.add_argument("-p", "--prompt", action="append", required=True, help="repeat for more clips")
+  parser.add_argument(
+    "-p", "--prompt", action="append", required=True, help="repeat for more clips"
+  )
   parser.add_argument("--model", required=True, help="folder of a trained cascade or stage")
   parser.add_argument("-o", "--output", default="out.wav", help="file; its suffix is the format")
   parser.add_argument("--duration", type=float, help="seconds; as trained where left out")
   parser.add_argument("--steps", type=int, help="network evaluations a stage")
   parser.add_argument("--cfg-scale", type=float, help="how strongly the text guides")
   parser.add_argument("--negative-prompt", help="what to lead away from")
-  parser.add_argument("--seed", type=int, help="of the first clip; drawn and printed where left out")
+  parser.add_argument(
+    "--seed", type=int, help="of the first clip; drawn and printed where left out"
+  )
   parser.add_argument("--batch-size", type=int, help="clips at once")
   return parser
 

@@ -1,8 +1,8 @@
 """The public face: load a trained cascade, type a prompt, get music.
 
-  pipeline = Pipeline.from_pretrained("runs/demo")
-  music = pipeline.generate("A slow waltz for flute in G major.", duration=5, seed=1)
-  music.save("waltz.wav")
+pipeline = Pipeline.from_pretrained("runs/demo")
+music = pipeline.generate("A slow waltz for flute in G major.", duration=5, seed=1)
+music.save("waltz.wav")
 """
 
 import dataclasses

@@ -1,0 +1,137 @@
+"""Both routes from gin alone: every smoke run trains, resumes, and its cascade makes 24 kHz clips."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from data_pipelines.manifest import Caption, Clip, write_manifest
+from launch import generate, gin_main, train
+from noise2music import cli
+
+ROUTES = {
+  "waveform": ("waveform_generator", "waveform_cascader", "super_resolution"),
+  "spectrogram": ("spectrogram_generator", "spectrogram_vocoder", "super_resolution"),
+}
+STAGES = sorted({stage for route in ROUTES.values() for stage in route})
+FEW = ["--gin.BATCH_SIZE=2", "--gin.SAMPLING_STEPS=2", "--gin.WARMUP_STEPS=1", "--gin.LOG_EVERY=1"]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+  """Six chords of two seconds, each with its caption."""
+  folder = tmp_path_factory.mktemp("chords")
+  clips = []
+  t = np.arange(48_000) / 24_000
+  for number in range(6):
+    root = 220 * 2 ** (number / 12)
+    audio = sum(0.1 * np.sin(2 * np.pi * root * step * t) for step in (1, 1.26, 1.5))
+    soundfile.write(folder / f"{number}.wav", audio, 24_000)
+    clips.append(
+      Clip(
+        path=f"{number}.wav",
+        duration=2.0,
+        sample_rate=24_000,
+        captions=(Caption(text=f"Major chord number {number}.", kind="long"),),
+        split="train",
+      )
+    )
+  write_manifest(folder / "manifest.jsonl", clips)
+  return folder
+
+
+def _train(stage: str, runs: Path, data: Path, *, steps: int) -> list[dict]:
+  """Runs the smoke config and returns what it logged."""
+  flags = [f'--gin.MODEL_DIR="{runs / stage}"', f'--gin.DATA="{data}"', f"--gin.TRAIN_STEPS={steps}"]
+  config = f"--gin_file=configs/runs/smoke/{stage}.gin"
+  assert gin_main.run(train.main, [config, *flags, *FEW]) == 0
+  lines = (runs / stage / "metrics.jsonl").read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="session")
+def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+  """One trained run for each of the five stages."""
+  folder = tmp_path_factory.mktemp("runs")
+  for stage in STAGES:
+    _train(stage, folder, data, steps=2)
+  return folder
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_leaves_what_it_promises(runs: Path, stage: str) -> None:
+  rows = [json.loads(line) for line in (runs / stage / "metrics.jsonl").read_text().splitlines()]
+  assert [row["step"] for row in rows if "loss" in row] == [1, 2]
+  assert all(np.isfinite(row["loss"]) for row in rows if "loss" in row)
+  assert "Stage.network" in (runs / stage / "config.gin").read_text()
+  previews = {path.suffix for path in (runs / stage / "samples").rglob("*") if path.is_file()}
+  assert {".wav", ".png"} <= previews
+
+
+def test_running_again_goes_on(runs: Path, data: Path) -> None:
+  rows = _train("super_resolution", runs, data, steps=4)
+  assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("route", sorted(ROUTES))
+def test_both_routes_generate_from_gin_alone(runs: Path, tmp_path: Path, route: str) -> None:
+  flags = [
+    f"--gin_file=configs/cascades/{route}.gin",
+    f'--gin.MODEL_DIR="{runs}"',
+    '--gin.PROMPTS=["Major chord.", "A minor chord, softly."]',
+    f'--gin.OUTPUT="{tmp_path / "music.wav"}"',
+    "--gin.Request.duration=0.7",
+    "--gin.Request.seed=3",
+  ]
+  assert gin_main.run(generate.main, flags) == 0
+  for index in range(2):
+    audio, rate = soundfile.read(tmp_path / f"music-{index}.wav")
+    assert rate == 24_000
+    assert audio.shape == (round(0.7 * 24_000),)
+    assert np.std(audio) > 0
+
+
+def test_the_command_generates_from_one_stage(
+  runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+  out = tmp_path / "folder" / "low.flac"
+  model = str(runs / "waveform_generator")
+  request = ["generate", "--model", model, "-p", "Major chord.", "-o", str(out)]
+  assert cli.main([*request, "--duration", "0.5", "--steps", "2"]) == 0
+  assert "seed " in capsys.readouterr().out, "a drawn seed must be told"
+  assert soundfile.info(out).samplerate == 3_200
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    (["--model", "nowhere"], "no such folder: nowhere"),
+    (["-p", "  "], "the prompt is empty"),
+    (["--duration", "-3"], "duration must be longer than 0"),
+    (["-o", "music.xyz"], "end its name in one of"),
+    (["--steps", "0"], "steps must be at least 1"),
+    (["--seed", "-7"], "seed must be a whole number"),
+  ],
+)
+def test_bad_requests_get_one_sentence(
+  tmp_path: Path, capsys: pytest.CaptureFixture, changes: list[str], message: str
+) -> None:
+  request = ["generate", "--model", str(tmp_path), "-p", "a tune"]
+  if changes[0] == "-p":
+    request = request[:3]
+  assert cli.main([*request, *changes]) == 2
+  error = capsys.readouterr().err
+  assert message in error
+  assert error.count("\n") == 1
+
+
+def test_a_folder_without_a_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+  assert cli.main(["generate", "--model", str(tmp_path), "-p", "a tune"]) == 2
+  assert "no trained stage" in capsys.readouterr().err
+
+
+def test_unknown_command_is_named(capsys: pytest.CaptureFixture) -> None:
+  assert cli.main(["compose"]) == 2
+  assert "data, train, generate" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Trains what a gin file describes; running the same command again goes on where it stopped.
 
-  python -m launch.train --gin_file=runs/smoke/toy.gin --gin.MODEL_DIR=\\"runs/toy\\"
+  python -m launch.train --gin_file=runs/smoke/waveform_generator.gin \\
+      --gin.MODEL_DIR=\\"runs/mine\\" --gin.DATA=\\"runs/demo/corpus\\"
 
 MODEL_DIR then holds config.gin (the resolved config), model-info.txt (the parameters),
 metrics.jsonl, tensorboard/, samples/ and checkpoints/.
@@ -13,9 +14,9 @@ from launch import gin_main
 
 EXAMPLE = """\
   python -m launch.train \\
-      --gin_file=runs/smoke/toy.gin \\
-      --gin.MODEL_DIR=\\"runs/toy\\" \\
-      --gin.TRAIN_STEPS=200
+      --gin_file=runs/smoke/waveform_generator.gin \\
+      --gin.MODEL_DIR=\\"runs/mine\\" \\
+      --gin.DATA=\\"runs/demo/corpus\\"
 Run it again to go on where it stopped. Ctrl-C finishes the step, saves, and exits with status 130
 (SIGTERM: 143); a second Ctrl-C leaves at once. Errors that you can mend exit with status 2.
 """

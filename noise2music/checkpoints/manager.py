@@ -11,7 +11,9 @@ Layout of a run: MODEL_DIR/checkpoints/<step>/{params,ema,optimizer,manifest}.
 """
 
 import dataclasses
+import hashlib
 import importlib.metadata
+import json
 import logging
 import shutil
 import time
@@ -120,7 +122,7 @@ class CheckpointManager:
       name: ocp.args.StandardSave(leaf_lib.nested(leaf_lib.named_leaves(tree)))
       for name, tree in items.items()
     }
-    args[MANIFEST] = ocp.args.JsonSave(manifest)
+    args[MANIFEST] = ocp.args.JsonSave({**manifest, "checksum": _checksum(manifest)})
     self._pending = step
     try:
       self._orbax.save(step, args=ocp.args.Composite(**args), force=True)
@@ -145,8 +147,12 @@ class CheckpointManager:
     self._pending = None
 
   def manifest(self, step: int) -> dict[str, Any]:
+    """What was saved beside the arrays. Raises DamagedError, or what orbax does."""
     args = ocp.args.Composite(**{MANIFEST: ocp.args.JsonRestore()})
-    return dict(self._orbax.restore(step, args=args)[MANIFEST])
+    manifest = dict(self._orbax.restore(step, args=args)[MANIFEST])
+    if manifest.pop("checksum", None) != _checksum(manifest):
+      raise DamagedError("the manifest is not what was saved")
+    return manifest
 
   def restore_step(self, step: int, like: Mapping[str, PyTree]) -> Restored:
     """Reads `like`'s items of one step.
@@ -270,6 +276,10 @@ def versions() -> dict[str, str]:
     except importlib.metadata.PackageNotFoundError:
       out[package] = "source"
   return out
+
+
+def _checksum(manifest: Mapping[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _shape(entry: list | None) -> str:

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from noise2music.checkpoints.leaves import describe, named_leaves, nested, with_leaves
+from noise2music.checkpoints.manager import check_same_model
 from noise2music.errors import UserError
 from noise2music.sharding.rules import replicated, unbox
 from noise2music.training.state import TrainState, initial_state, state_shardings
@@ -96,7 +98,8 @@ def prepare(training, batch: Batch) -> Setup:
       made = jax.jit(lambda k, b: unbox(objective.init(k, b)), out_shardings=param_shardings)
       values = made(key, zeros)
       if hasattr(objective, "pretrained"):
-        values = jax.device_put(objective.pretrained(values), param_shardings)
+        loaded = _fitting(objective.pretrained(values), params)
+        values = jax.device_put(loaded, param_shardings)
       return jax.jit(state_of, out_shardings=shardings, donate_argnums=0)(values)
 
   step = jax.jit(
@@ -120,6 +123,17 @@ def prepare(training, batch: Batch) -> Setup:
     fresh=fresh,
     activate=lambda: rules.activate(mesh),
   )
+
+
+def _fitting(loaded: PyTree, params: PyTree) -> PyTree:
+  """Parameters from elsewhere in the run's dtypes; UserError naming the first that does not fit."""
+  want = named_leaves(params)
+  leaves = named_leaves(unbox(loaded))
+  cast = nested(
+    {p: jnp.asarray(x, want[p].dtype if p in want else None) for p, x in leaves.items()}
+  )
+  check_same_model(describe(cast), describe(params), where="pretrained")
+  return with_leaves(params, named_leaves(cast))
 
 
 def _with_sharding(s, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

@@ -99,6 +99,11 @@ def garble_the_manifest(step_folder):
   (step_folder / "manifest" / "metadata").write_text("{")
 
 
+def change_the_config(step_folder):
+  path = step_folder / "manifest" / "metadata"
+  path.write_text(path.read_text().replace("step = 3", "step = 4"))
+
+
 def leave_the_commit_file_only(step_folder):
   for path in step_folder.iterdir():
     if path.name != "commit_success.txt":
@@ -110,6 +115,7 @@ DAMAGES = [
   truncate,
   lose_the_manifest,
   garble_the_manifest,
+  change_the_config,
   leave_the_commit_file_only,
 ]
 

@@ -50,7 +50,10 @@ class SineObjective:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SineBatches:
-  """Batch k is a function of (seed, k). name: what the data set says it is. delay: per batch."""
+  """Batch k is a function of (seed, k).
+
+  name: what the data set says it is. delay_seconds: after each batch. last: step at which it ends.
+  """
 
   batch_size: int = 8
   seed: int = 0
@@ -64,8 +67,8 @@ class SineBatches:
   def batches(self, start_step=0):
     step = start_step
     while step != self.last:
-      time.sleep(self.delay_seconds)
       yield self.batch(step)
+      time.sleep(self.delay_seconds)
       step += 1
 
   def batch(self, step):

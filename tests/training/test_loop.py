@@ -150,6 +150,16 @@ def test_pretrained_parameters_replace_the_random_ones_once(tmp_path):
   np.testing.assert_array_equal(params["encoder"]["kernel"], 0.5)
 
 
+def test_pretrained_parameters_that_do_not_fit_are_named(tmp_path):
+  @dataclasses.dataclass(frozen=True, kw_only=True)
+  class Pretrained(SineObjective):
+    def pretrained(self, params):
+      return {**params, "encoder": {"kernel": jnp.ones((32, 4))}}
+
+  with pytest.raises(UserError, match=r"pretrained/encoder/kernel is float32\[32, 4\]"):
+    train(toy(tmp_path, objective=Pretrained()))
+
+
 def test_the_checkpoint_of_another_model_is_refused_by_name(straight):
   with pytest.raises(UserError, match=r"params/encoder/kernel is float32\[32, 8\].*\[32, 4\]"):
     train(toy(straight, objective=SineObjective(width=4)))

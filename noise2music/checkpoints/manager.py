@@ -150,7 +150,8 @@ class CheckpointManager:
     """What was saved beside the arrays. Raises DamagedError, or what orbax does."""
     args = ocp.args.Composite(**{MANIFEST: ocp.args.JsonRestore()})
     manifest = dict(self._orbax.restore(step, args=args)[MANIFEST])
-    if manifest.pop("checksum", None) != _checksum(manifest):
+    checksum = manifest.pop("checksum", None)  # None: written before there was one
+    if checksum is not None and checksum != _checksum(manifest):
       raise DamagedError("the manifest is not what was saved")
     return manifest
 

@@ -15,6 +15,7 @@ from data_pipelines.datasets.score_corpus import corpus as corpus_module
 from data_pipelines.datasets.score_corpus.arrange import Tempo, arrange
 from data_pipelines.datasets.score_corpus.captions import Facts, captions, long_texts
 from data_pipelines.datasets.score_corpus.catalogue import COLLECTIONS, tidy_title, works
+from data_pipelines.datasets.score_corpus.duplicates import same_piece
 from data_pipelines.datasets.score_corpus.instruments import INSTRUMENTS
 from data_pipelines.datasets.score_corpus.runner import Runner
 from data_pipelines.datasets.score_corpus.sampler import Note, Sampler, level
@@ -166,6 +167,26 @@ def test_movements_and_settings_of_one_work_share_its_key():
   assert tidy_title('MISS  BROWN\'S "REEL"') == "Miss Brown's Reel"
 
 
+def test_a_piece_under_two_names_has_one_key():
+  names = {work.name: work.key for work in works("ryansMammoth")}
+  assert names["ball and pin"] == names["ariel"] == "ariel"
+  found = {work.name: work for work in works("ryansMammoth")}
+  first, second, third = (found[name] for name in ("acacia", "acrobats", "admirals"))
+  draw = random.Random(0)
+  steps = [draw.choice((-4, -2, -1, 2, 3, 5)) for _ in range(40)]
+  keys = [60 + sum(steps[:k]) for k in range(40)]
+
+  def piece(keys):
+    return dataclasses.replace(
+      scale(), notes=tuple((k * TICKS, TICKS, key, 0) for k, key in enumerate(keys))
+    )
+
+  higher_with_upbeat = [70, *(key + 5 for key in keys)]
+  other = [60 + (key * key) % 7 for key in keys]
+  scores = [(first, piece(keys)), (second, piece(higher_with_upbeat)), (third, piece(other))]
+  assert same_piece(scores) == {"acrobats": "acacia"}
+
+
 TUNE = """X:1
 T:A Test
 M:2/4
@@ -204,6 +225,12 @@ def test_tied_notes_are_struck_once():
     (3, 1, 76),
     (4, 1, 76),
   ]
+
+
+def test_the_melody_is_the_highest_part_that_sounds():
+  lower = dataclasses.replace(scale(parts=3), notes=tuple(n for n in scale(parts=3).notes if n[3]))
+  assert [note[2] for note in lower.melody().notes[:3]] == [44, 46, 48]
+  assert lower.melody().parts == 1
 
 
 def test_sixteenths_are_counted_in_eighths():

@@ -43,7 +43,7 @@ from data_pipelines.manifest import (
 from noise2music.audio.wav_io import AudioError
 from noise2music.errors import UserError
 
-VERSION = 2  # raise it when the same settings would give other clips
+VERSION = 3  # raise it when the same settings would give other clips
 TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 DEFAULT_INSTRUMENTS = ("piano", "violin", "flute", "trumpet", "acoustic guitar", "marimba")
 _STATE_NAME = "corpus.json"

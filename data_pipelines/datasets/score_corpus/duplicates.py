@@ -58,7 +58,7 @@ def main(cache: Path) -> None:
   table = same_piece(scores)
   with atomic_text(Path(__file__).with_name("same_piece.py")) as out:
     out.write('"""Works that are one piece under several names; made by duplicates.py."""\n\n')
-    out.write("# fmt: off\nSAME_PIECE = {\n")
+    out.write("# fmt: off\n# ruff: noqa: E501\nSAME_PIECE = {\n")
     out.writelines(f"  {key!r}: {other!r},\n" for key, other in table.items())
     out.write("}\n")
 

@@ -41,8 +41,9 @@ class Score:
   def melody(self) -> "Score":
     """The top part alone, its highest note where several sound together."""
     best: dict[int, tuple[int, int, int, int]] = {}
+    top = min(note[3] for note in self.notes)  # the first part may be silent
     for note in self.notes:
-      if note[3] == 0 and (note[0] not in best or note[2] > best[note[0]][2]):
+      if note[3] == top and (note[0] not in best or note[2] > best[note[0]][2]):
         best[note[0]] = note
     line = sorted(best.values())
     # A held note stops where the next begins: one line sounds one note at a time.

@@ -28,13 +28,13 @@ CORE = [
 EXTRAS = {
   # Shards written by the TFDS builder, read without TensorFlow.
   "shards": ["array_record>=0.8", "tensorflow-datasets>=4.9.9"],
-  # The embedded score corpus and the demo's report.
-  "demo": ["music21>=9.9", "symusic>=0.5,<0.6", "pretty_midi>=0.2.10", "matplotlib>=3.9"],
+  # The embedded score corpus (pretty_midi brings the sound font) and the report.
+  "demo": ["music21>=9.9", "pretty_midi>=0.2.10", "matplotlib>=3.9"],
   # seqio Tasks and Mixtures, and building shards.
   # sentencepiece 0.2.3 carries protobuf 7 code, which seqio imports and Beam (protobuf 6) refuses.
   "tf": ["tensorflow>=2.20", "seqio>=0.0.20", "sentencepiece<0.2.3"],
   "beam": ["apache-beam>=2.70"],
-  "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "beartype>=0.21", "hypothesis>=6"],
+  "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "beartype>=0.21"],
 }
 EXTRAS["tf"] += EXTRAS["shards"]
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})

@@ -6,6 +6,7 @@ music.save("waltz.wav")
 """
 
 import dataclasses
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -146,13 +147,25 @@ class Pipeline:
 def objective_of(config_text: str, *, where: str | Path = "") -> DenoisingObjective:
   """The objective that a checkpoint was trained with, from the config that it carries.
 
-  Only our own packages may be named in it: a config is code. `where` is for the error.
+  Only our own packages may be named in it: a config is code. where: the run's folder.
   """
-  gin_utils.parse_text(config_text, allowed_modules=OUR_PACKAGES)
+  text = _with_vocabulary_nearby(config_text, folder=Path(where))
+  gin_utils.parse_text(text, allowed_modules=OUR_PACKAGES)
   objective = gin_utils.build_argument(Training, "objective")
   if not isinstance(objective, DenoisingObjective):
     raise UserError(f"{where} holds a {type(objective).__name__}, which makes no music")
   return objective
+
+
+def _with_vocabulary_nearby(config_text: str, *, folder: Path) -> str:
+  """A run that was moved, with its vocabulary in it or beside it, still finds the file."""
+
+  def found(match: re.Match) -> str:
+    path = Path(match[1])
+    near = [place / path.name for place in (folder, folder.parent)]
+    return repr(str(next((p for p in [path, *near] if p.is_file()), path)))
+
+  return re.sub(r"'([^'\n]+\.model)'", found, config_text)
 
 
 def check_request(

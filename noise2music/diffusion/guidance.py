@@ -1,5 +1,7 @@
 """Guidance and clipping: functions that take noise predictions and return one."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 
 from noise2music.diffusion import gaussian
@@ -48,16 +50,29 @@ def dynamic_clip(
   if not limit > 0:
     raise ValueError(f"dynamic_clip needs a limit above 0, not {limit}")
 
-  def clipped(x_t: Signal, t: Level) -> Signal:
+  def tame(x: Signal) -> Signal:
+    size = jnp.percentile(jnp.abs(x), percentile, axis=tuple(range(1, x.ndim)), keepdims=True)
+    size = jnp.maximum(size, limit)
+    return jnp.clip(x, -size, size) * (limit / size)
+
+  return change_prediction(eps_fn, tame, schedule=schedule)
+
+
+def change_prediction(
+  eps_fn: EpsFn, change: Callable[[Signal], Signal], *, schedule: NoiseSchedule
+) -> EpsFn:
+  """The eps that goes with `change(x)` in place of the predicted x.
+
+  Where change leaves x as it is, eps stays bit for bit. Results are float32.
+  """
+
+  def changed(x_t: Signal, t: Level) -> Signal:
     # float32 throughout: at t = 1, x = (x_t - sigma eps) / 4.5e-5 drowns in bfloat16's rounding.
     t = jnp.asarray(t, jnp.float32)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     eps = jnp.asarray(eps_fn(x_t, t), jnp.float32)
     x = gaussian.predict_x(jnp.asarray(x_t, jnp.float32), eps, alpha=alpha, sigma=sigma)
-    size = jnp.percentile(jnp.abs(x), percentile, axis=tuple(range(1, x.ndim)), keepdims=True)
-    size = jnp.maximum(size, limit)
-    tamed = jnp.clip(x, -size, size) * (limit / size)
     # As a difference to eps rather than (x_t - alpha x) / sigma: exactly nothing where x stays.
-    return eps + gaussian.expand(alpha / sigma, x) * (x - tamed)
+    return eps + gaussian.expand(alpha / sigma, x) * (x - change(x))
 
-  return clipped
+  return changed

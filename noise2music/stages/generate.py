@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from noise2music import typing as n2m
-from noise2music.audio.framing import padded_length
+from noise2music.audio.framing import fit, padded_length
+from noise2music.audio.resample import resample
 from noise2music.diffusion import guidance
 from noise2music.stages.conditioning import Text, align_signal, network_inputs
 from noise2music.stages.spec import Sampling, Stage
@@ -87,6 +88,8 @@ def _sample(stage, steps, sampling, network_params, keys, scale, text, negative_
       hidden = Text(embedding=text.embedding, mask=text.mask, keep=jnp.zeros_like(text.keep))
     away = denoiser(stage, network_params, text=hidden, signals=signals)
     eps_fn = guidance.guide(eps_fn, away, scale=scale)
+  if sampling.keep_low_band:
+    eps_fn = _keeping_low_band(eps_fn, stage, signals[stage.low_band])
   if sampling.clip_percentile is not None:
     eps_fn = guidance.dynamic_clip(
       eps_fn,
@@ -102,6 +105,18 @@ def _sample(stage, steps, sampling, network_params, keys, scale, text, negative_
     noise_fn=noise_fn,
   )
   return x[:, :steps]
+
+
+def _keeping_low_band(eps_fn: n2m.EpsFn, stage: Stage, low: n2m.Signal) -> n2m.EpsFn:
+  """low: the condition, already at the target's rate, [batch, steps, 1]."""
+  source, target = stage.conditions[stage.low_band].source, stage.target
+
+  def keep(x: n2m.Signal) -> n2m.Signal:
+    ours = resample(x[..., 0], from_hz=target.rate_hz, to_hz=source.rate_hz)
+    ours = fit(resample(ours, from_hz=source.rate_hz, to_hz=target.rate_hz), x.shape[1])
+    return x + low * (target.gain / source.gain) - ours[..., None]
+
+  return guidance.change_prediction(eps_fn, keep, schedule=stage.noise_schedule)
 
 
 def denoiser(

@@ -10,7 +10,7 @@ from noise2music.diffusion.losses import SimplifiedWeight
 from noise2music.diffusion.samplers import Ancestral, Sampler
 from noise2music.diffusion.time_steps import UniformSteps
 from noise2music.stages.conditioning import Aligned, Combine, Condition, CrossAttention, Stacked
-from noise2music.stages.representations import Representation
+from noise2music.stages.representations import Representation, Waveform
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,13 +19,16 @@ class Sampling:
 
   time_steps: the grid from 1 to 0. sampler: the solver, with its gamma. guidance_scale: w of
   `w eps(x, text) + (1 - w) eps(x)`; 1 is no guidance. clip_percentile: of |x| in a clip, for
-  dynamic clipping of the predicted signal; None leaves it alone.
+  dynamic clipping of the predicted signal; None leaves it alone. keep_low_band: every predicted
+  waveform gets back the band that its low-fidelity condition holds, so that the stage adds to what
+  it was given and cannot lose it. Not in the paper: for cascaders trained too short to learn it.
   """
 
   time_steps: Any = UniformSteps(count=100)
   sampler: Sampler = Ancestral(gamma=0.0)
   guidance_scale: float = 1.0
   clip_percentile: float | None = 99.5
+  keep_low_band: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,6 +82,10 @@ class Stage:
         self._has(Combine) and self.text is None,
         "the pooled text of a Combine condition needs a text condition beside it",
       ),
+      (
+        self.sampling.keep_low_band and self.low_band is None,
+        "keep_low_band needs a Stacked waveform of a lower rate than the target's",
+      ),
       (self.train_seconds <= 0, f"train_seconds must be positive, got {self.train_seconds}"),
     ]
     for name, condition in self.conditions.items():
@@ -116,3 +123,17 @@ class Stage:
   def signals(self) -> dict[str, Stacked | Aligned]:
     """The conditions that are signals."""
     return {k: c for k, c in self.conditions.items() if isinstance(c, Stacked | Aligned)}
+
+  @property
+  def low_band(self) -> str | None:
+    """The condition that is the target itself at a lower rate, or None."""
+    if not isinstance(self.target, Waveform):
+      return None
+    lower = (
+      name
+      for name, condition in self.signals.items()
+      if isinstance(condition, Stacked)
+      and isinstance(condition.source, Waveform)
+      and condition.source.rate_hz < self.target.rate_hz
+    )
+    return next(lower, None)

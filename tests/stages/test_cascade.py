@@ -1,5 +1,6 @@
 """Both routes end to end with fresh parameters, and the promises about seeds."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
+from noise2music.audio.resample import resample
 from noise2music.errors import UserError
 from noise2music.stages.cascade import Cascade
 from noise2music.stages.generate import clip_keys, sample
@@ -98,6 +100,22 @@ def test_guidance_of_one_ignores_the_unconditional_branch() -> None:
       text=text, sampling=sampling,
     )  # fmt: skip
   assert np.abs(clips[1.0] - clips[2.0]).max() > 1e-3
+
+
+def test_the_low_band_is_kept_where_that_is_asked_for() -> None:
+  kept = dataclasses.replace(tiny.SAMPLING, keep_low_band=True, clip_percentile=None)
+  objective = tiny.objective("super_resolution", sampling=kept)
+  t = np.arange(2_000) / 4_000
+  low = 0.5 * np.sin(2 * np.pi * 440 * t)[None, :, None].astype(np.float32)
+  made = sample(
+    objective.stage, random_params(objective, seed=0)["network"],
+    keys=clip_keys([3], stage_name="s"), steps=4_000, signals={"low_fidelity": low},
+  )  # fmt: skip
+  back = resample(made[..., 0], from_hz=8_000, to_hz=4_000)
+  error = np.abs(back - low[..., 0])[0, 50:-50]
+  assert error.max() < 0.02, "440 Hz must come through an untrained stage untouched"
+  above = made[..., 0] - resample(back, from_hz=4_000, to_hz=8_000)
+  assert np.std(above) > 0.01, "the band above is the stage's own"
 
 
 def test_stage_names_keep_their_noise_apart() -> None:

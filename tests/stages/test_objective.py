@@ -1,9 +1,12 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
+from noise2music.stages import conditioning
 from noise2music.stages.objective import loss_by_noise_level
 
 KEY = jax.random.key(0)
@@ -60,13 +63,44 @@ def test_padding_has_no_part_in_the_loss() -> None:
   np.testing.assert_array_equal(example.mask.sum(1), [250, 250])
 
 
-def test_dropped_text_is_dropped_in_its_share_of_clips() -> None:
-  objective = tiny.objective("waveform_generator")
-  batch = tiny.batch(2)
-  params = _init(objective, batch)
+def _away_from_zero(params):
+  """Past the exit convolution's zeros, so that every path has an influence."""
+  params["network"]["exit"]["kernel"] = 0.1 * jnp.ones_like(params["network"]["exit"]["kernel"])
+  return params
+
+
+def test_a_clip_without_tokens_has_no_text() -> None:
+  objective, batch = tiny.objective("waveform_generator"), tiny.batch(2)
+  params = _away_from_zero(_init(objective, batch))
   no_text = {**batch, "token_mask": np.zeros_like(batch["token_mask"])}
-  grads = jax.grad(objective.loss, has_aux=True)(params, no_text, KEY)[0]
-  assert not any(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(grads["text_encoder"]))
+  for data, reached in ((no_text, False), (batch, True)):
+    grads = jax.grad(objective.loss, has_aux=True)(params, data, KEY)[0]
+    touched = any(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(grads["text_encoder"]))
+    assert touched == reached
+
+
+def test_text_is_dropped_in_its_share_of_clips() -> None:
+  objective = tiny.objective("waveform_generator")
+  dropped = dataclasses.replace(
+    objective, stage=dataclasses.replace(
+      objective.stage, conditions={"text": conditioning.CrossAttention(dropout=0.4)}
+    )
+  )  # fmt: skip
+  batch = tiny.batch(64, seconds=0.1)
+  params = _away_from_zero(_init(objective, batch))
+  other = {**batch, "tokens": batch["tokens"] + 5 * (batch["tokens"] > 1)}
+
+  def changed(objective) -> float:
+    """The share of clips whose loss depends on their text."""
+    each = jax.jit(
+      jax.vmap(
+        lambda row: objective.loss(params, {k: v[None] for k, v in row.items()}, KEY)[0]
+      )
+    )  # fmt: skip
+    return float(np.mean(np.abs(each(batch) - each(other)) > 0))
+
+  assert 0.8 < changed(objective) <= 1.0
+  assert 0.45 < changed(dropped) < 0.75
 
 
 def test_a_frozen_encoder_gets_no_gradient_and_an_untrainable_mark() -> None:

@@ -39,6 +39,7 @@ def test_a_stage_without_conditions_is_legal() -> None:
       "strides must multiply to 10",
     ),
     ({"network": tiny.network(combine=True)}, "combine"),
+    ({"sampling": Sampling(keep_low_band=True)}, "lower rate"),
     ({"train_seconds": 0.0}, "train_seconds"),
   ],
 )

@@ -2,12 +2,18 @@
 
 Python runs signal handlers between bytecodes only, so a compilation of minutes would swallow a
 second Ctrl-C. The C level writes every signal into a pipe as it comes; a thread reads it there.
+
+With several processes the signal of one must stop all at the same step: there jax's own notifier
+takes SIGTERM (as a preemption sends it) and the processes agree on a step; Ctrl-C is left alone.
 """
 
 import os
 import signal
 import socket
 import threading
+
+import jax
+from jax.experimental import multihost_utils
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -27,7 +33,7 @@ class Interrupts:
     return "Ctrl-C" if self.received == signal.SIGINT else "SIGTERM"
 
   def __enter__(self) -> "Interrupts":
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
       return self
     self._reader, self._writer = socket.socketpair()
     self._writer.setblocking(False)
@@ -36,6 +42,12 @@ class Interrupts:
     self._old = {s: signal.signal(s, lambda *_: None) for s in SIGNALS}
     threading.Thread(target=self._listen, name="interrupts", daemon=True).start()
     return self
+
+  def stop_after(self, step: int) -> bool:
+    """True if `step` is to be the last one. Every process must ask after every step."""
+    if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+      self.received = int(signal.SIGTERM)
+    return self.received is not None
 
   def __exit__(self, *_) -> None:
     if self._old:

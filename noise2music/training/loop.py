@@ -10,6 +10,7 @@ A step, then the log line, then the save, then the hooks, then the next batch:
 import contextlib
 import dataclasses
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -103,7 +104,7 @@ def train(training: Training, *, config_text: str = "") -> Outcome:
       contextlib.closing(CheckpointManager(folder.path / FOLDER, policy=training.checkpoints))
     )
     setup = inspect(training)
-    state = _restore(training, checkpoints, setup)
+    state = _restore(training, checkpoints, setup, config_text)
     start = 0 if state is None else int(state.step)
     clock = progress_lib.Clock(start_step=start, total_steps=training.total_steps)
     if start >= training.total_steps:
@@ -153,7 +154,7 @@ class _Run:
       window.add(metrics)
       self.clock.tick(step)
       self.checkpoints.poll()
-      last = step == total or self.interrupts.received is not None
+      last = self.interrupts.stop_after(step) or step == total
       row = self._log(step, window) if last or step % training.log_every == 0 else None
       self.progress.update(step, row)
       if last or step % training.checkpoints.every == 0:
@@ -219,7 +220,9 @@ class _Run:
     return Outcome(step=step, signal=self.interrupts.received)
 
 
-def _restore(training: Training, checkpoints: CheckpointManager, setup: Setup) -> TrainState | None:
+def _restore(
+  training: Training, checkpoints: CheckpointManager, setup: Setup, config_text: str
+) -> TrainState | None:
   restored = checkpoints.restore(setup.shapes.items())
   if restored is None:
     return None
@@ -229,9 +232,26 @@ def _restore(training: Training, checkpoints: CheckpointManager, setup: Setup) -
       f"the data set has changed since checkpoint {restored.step} ({then} then, {now} now): "
       "bring the old one back, or set Training.allow_new_data = True to go on with the new one"
     )
-  if (seed := restored.info.get("seed")) != training.seed:
-    log.warning("seed was %s at step %d and is %s now", seed, restored.step, training.seed)
+  for line in changes(restored.info.get("config", ""), config_text):
+    log.warning("since checkpoint %d: %s", restored.step, line)
   return setup.shapes.with_items(restored.items, step=restored.step)
+
+
+def changes(before: str, now: str) -> list[str]:
+  """Lines "name = value" that differ between two configs, as "name was a, is b"."""
+
+  def bindings(text: str) -> dict[str, str]:
+    # A long value goes on in indented lines.
+    lines = re.sub(r" ?\\?\n +", " ", text).splitlines()
+    pairs = (line.split(" = ", 1) for line in lines if " = " in line)
+    return {name: value for name, value in pairs if not name.startswith("#")}
+
+  old, new = bindings(before), bindings(now)
+  return [
+    f"{name} was {old.get(name, 'not there')}, is {new.get(name, 'not there')}"
+    for name in sorted(old.keys() | new.keys())
+    if old.get(name) != new.get(name)
+  ]
 
 
 def _info(training: Training, config_text: str) -> dict[str, Any]:

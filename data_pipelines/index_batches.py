@@ -194,7 +194,7 @@ class IndexBatches:
   source: Source | Mixture
   spec: BatchSpec
   tokenizer: Tokenizer
-  text_batch: TextBatch = TextBatch()  # noqa: RUF009 (frozen)
+  text_batch: TextBatch = TextBatch()
   seed: int = 0
   shuffle: bool = True
   random_crop: bool = True

@@ -58,6 +58,7 @@ class Tokenizer(Protocol):
   def decode(self, ids: Iterable[SupportsIndex]) -> str: ...
 
 
+@runtime_checkable
 class Objective(Protocol):
   """What the training loop needs from anything it trains."""
 
@@ -71,6 +72,7 @@ class Objective(Protocol):
     """A tree of booleans like `params`: False where the optimizer must not touch."""
 
 
+@runtime_checkable
 class BatchSource(Protocol):
   """Batches as a pure function of the step: restarting at step k gives the k-th batch again."""
 

@@ -17,6 +17,7 @@ _STAGES = _BASE | {"text", "joint_embedding"}
 _USERS = _STAGES | {"stages"}
 _PIPELINE = _USERS | {"training", "evaluation", "export", "planning"}
 ALLOWED = {
+  "noise2music": {"pipeline"},
   "typing": set(),
   "errors": set(),
   "batch": {"typing"},
@@ -25,7 +26,7 @@ ALLOWED = {
   "stages": _STAGES,
   **dict.fromkeys(("training", "evaluation", "export", "planning"), _USERS),
   "pipeline": _PIPELINE,
-  "cli": _PIPELINE | {"pipeline", "launch", "data_pipelines"},
+  "cli": _PIPELINE | {"noise2music", "pipeline", "launch", "data_pipelines"},
   "serving": _PIPELINE | {"pipeline"},
   "launch": _PIPELINE | {"pipeline", "cli", "data_pipelines"},
   "data_pipelines": _GROUND | {"audio", "text", "joint_embedding", "cli"},

@@ -44,7 +44,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _train(stage: str, runs: Path, data: Path, *, steps: int) -> list[dict]:
   """Runs the smoke config and returns what it logged."""
-  flags = [f'--gin.MODEL_DIR="{runs / stage}"', f'--gin.DATA="{data}"', f"--gin.TRAIN_STEPS={steps}"]
+  flags = [
+    f'--gin.MODEL_DIR="{runs / stage}"',
+    f'--gin.DATA="{data}"',
+    f"--gin.TRAIN_STEPS={steps}",
+  ]
   config = f"--gin_file=configs/runs/smoke/{stage}.gin"
   assert gin_main.run(train.main, [config, *flags, *FEW]) == 0
   lines = (runs / stage / "metrics.jsonl").read_text().splitlines()

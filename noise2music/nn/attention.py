@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 
 from noise2music.nn import axes
 from noise2music.nn.axes import CHANNELS, CHANNELS_IN, CHANNELS_OUT, HEAD_WIDTH, HEADS, named
-from noise2music.nn.conv import dense
+from noise2music.nn.conv import dense, dot_general
 from noise2music.typing import Array, Mask, Signal, TextEmbedding
 
 
@@ -35,6 +35,7 @@ class MultiHeadAttention(nn.Module):
     project = lambda source, axis, name: nn.DenseGeneral(  # noqa: E731
       (self.heads, width // self.heads),
       dtype=self.dtype,
+      dot_general=dot_general,
       kernel_init=named(axes.kernel_init, axis, HEADS, HEAD_WIDTH),
       bias_init=named(axes.zeros_init, HEADS, HEAD_WIDTH),
       name=name,
@@ -50,6 +51,7 @@ class MultiHeadAttention(nn.Module):
       width,
       axis=(-2, -1),
       dtype=self.dtype,
+      dot_general=dot_general,
       kernel_init=named(axes.kernel_init, HEADS, HEAD_WIDTH, CHANNELS_OUT),
       bias_init=named(axes.zeros_init, CHANNELS),
       name="out",

@@ -5,7 +5,10 @@ leaves the kernel open, this size fits its parameter counts, and it is the faste
 backend.
 """
 
+import functools
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from noise2music.nn import axes
@@ -23,6 +26,44 @@ def unfold(x: Signal, factor: int) -> Signal:
   """The inverse of `fold`."""
   batch, time, channels = x.shape
   return x.reshape(batch, time * factor, channels // factor)
+
+
+def dot_general(x: jax.Array, kernel: jax.Array, dimensions, precision=None, **kwargs) -> jax.Array:
+  """`lax.dot_general` of x's last axes with the kernel's first, as flax's dense layers call it.
+
+  The kernel's gradient is asked for in the kernel's own layout. The transpose that automatic
+  differentiation puts after it makes XLA copy a whole signal on a CPU, which costs a training step
+  15 %; for an accelerator the two are the same.
+  """
+  del kwargs  # a preferred type, which flax leaves open
+  ((x_axes, kernel_axes), batch_axes) = dimensions
+  shared = len(kernel_axes)
+  if tuple(x_axes) != tuple(range(x.ndim - shared, x.ndim)) or any(batch_axes):
+    raise NotImplementedError(f"contracts only the last axes of x, not {dimensions}")
+  return _matmul(x, kernel, shared, precision)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _matmul(x, kernel, shared, precision):
+  """x [*leading, *shared] and kernel [*shared, *out] -> [*leading, *out]."""
+  contract = (tuple(range(x.ndim - shared, x.ndim)), tuple(range(shared)))
+  return jax.lax.dot_general(x, kernel, (contract, ((), ())), precision=precision)
+
+
+def _matmul_forward(x, kernel, shared, precision):
+  return _matmul(x, kernel, shared, precision), (x, kernel)
+
+
+def _matmul_backward(shared, precision, saved, gradient):
+  x, kernel = saved
+  leading = tuple(range(x.ndim - shared))
+  out = (tuple(range(len(leading), gradient.ndim)), tuple(range(shared, kernel.ndim)))
+  dx = jax.lax.dot_general(gradient, kernel, (out, ((), ())), precision=precision)
+  dkernel = jax.lax.dot_general(x, gradient, ((leading, leading), ((), ())), precision=precision)
+  return dx, dkernel
+
+
+_matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 def conv1d(
@@ -56,6 +97,7 @@ def dense(
   return nn.Dense(
     channels,
     dtype=dtype,
+    dot_general=dot_general,
     kernel_init=named(kernel_init, *kernel_axes),
     bias_init=named(axes.zeros_init, CHANNELS),
     name=name,

@@ -5,6 +5,8 @@ block half of its time on an accelerator. Here each channel is summed once, in f
 are folded on the small [batch, channels] sums, and the result is applied as one scale and one bias.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -46,6 +48,60 @@ def group_statistics(
   return repeat(mean), jnp.maximum(repeat(variance), 0.0)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def group_norm_swish(
+  x: Signal,
+  scale: Float[Array, "channels"],
+  bias: Float[Array, "channels"],
+  groups: int,
+  epsilon: float,
+) -> Signal:
+  """swish(z), z = scale (x - mean) / sqrt(var + epsilon) + bias, computed in float32.
+
+  Its gradient is written out below, because what automatic differentiation makes of it passes over
+  the signal more often: a tenth of a training step on a CPU.
+  """
+  return _forward(x, scale, bias, groups, epsilon)[0]
+
+
+def _forward(x, scale, bias, groups, epsilon):
+  mean, variance = group_statistics(x, groups=groups)
+  inverse = jax.lax.rsqrt(variance + epsilon)
+  slope = scale * inverse
+  return nn.swish(_affine(x, slope, bias - mean * slope)), (x, scale, bias, mean, inverse)
+
+
+def _backward(groups, epsilon, saved, gradient):
+  """With n = (x - mean) inverse, a = scale dz, and means E over a group:
+  dx = inverse (a - E[a] - n E[a n]),  dscale = sum dz n,  dbias = sum dz.
+  """
+  del epsilon
+  x, scale, bias, mean, inverse = saved
+  slope = scale * inverse
+  z = _affine(x, slope, bias - mean * slope)
+  gate = nn.sigmoid(z)
+  dz = gradient * (gate * (1 + z * (1 - gate)))
+  sum_dz = jnp.sum(dz, axis=1)
+  sum_dz_n = jnp.sum(dz * (x - mean[:, None, :]), axis=1) * inverse
+
+  def group_mean(channel_sums):
+    grouped = channel_sums.reshape(x.shape[0], groups, -1)
+    means = jnp.mean(grouped, axis=-1, keepdims=True) / x.shape[1]
+    return jnp.broadcast_to(means, grouped.shape).reshape(channel_sums.shape)
+
+  of_n = inverse * inverse * group_mean(scale * sum_dz_n)
+  offset = mean * of_n - inverse * group_mean(scale * sum_dz)
+  dx = dz * slope[:, None, :] - _affine(x, of_n, -offset)
+  return dx.astype(x.dtype), jnp.sum(sum_dz_n, axis=0), jnp.sum(sum_dz, axis=0)
+
+
+def _affine(x, slope, offset):
+  return x * slope[:, None, :] + offset[:, None, :]
+
+
+group_norm_swish.defvjp(_forward, _backward)
+
+
 class GroupNormSwish(nn.Module):
   """swish(group_norm(x)); statistics, scale and swish in float32, the result in `dtype`."""
 
@@ -59,7 +115,4 @@ class GroupNormSwish(nn.Module):
     scale = self.param("scale", axes.named(axes.ones_init, axes.CHANNELS), (channels,))
     bias = self.param("bias", axes.named(axes.zeros_init, axes.CHANNELS), (channels,))
     groups = group_count(channels, most=self.groups)
-    mean, variance = group_statistics(x, groups=groups)
-    scale = scale * jax.lax.rsqrt(variance + self.epsilon)
-    bias = bias - mean * scale
-    return nn.swish(x * scale[:, None, :] + bias[:, None, :]).astype(self.dtype)
+    return group_norm_swish(x, scale, bias, groups, self.epsilon).astype(self.dtype)

@@ -71,7 +71,7 @@ class Training:
       raise UserError(f"seed is {self.seed!r}: give a whole number from 0 to 2^32 - 1")
     if not isinstance(self.model_dir, str) or not self.model_dir:
       raise UserError(f"model_dir is {self.model_dir!r}: give the path of a folder")
-    self.optimizer.schedule(self.total_steps)
+    self.optimizer.check(self.total_steps)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

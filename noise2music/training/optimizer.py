@@ -71,27 +71,28 @@ class Optimizer:
     if not isinstance(self.warmup_steps, int) or self.warmup_steps < 0:
       raise UserError(f"warmup_steps is {self.warmup_steps!r}: give a whole number, 0 for none")
 
-  def schedule(self, total_steps: int) -> optax.Schedule:
-    """Learning rate of update n = 0, 1, ... of a run of `total_steps`.
-
-    Raises:
-      UserError: the warm-up does not end before the decay does.
-    """
+  def check(self, total_steps: int) -> None:
+    """Raises UserError where the warm-up does not end before the decay does."""
     last = self.decay_steps or total_steps
     if self.warmup_steps >= last:
       raise UserError(
         f"warmup_steps is {self.warmup_steps} and the cosine ends at step {last}: "
         "shorten the warm-up or train longer"
       )
-    return optax.warmup_cosine_decay_schedule(
-      init_value=0.0 if self.warmup_steps else self.peak_learning_rate,
-      peak_value=self.peak_learning_rate,
-      warmup_steps=self.warmup_steps,
-      decay_steps=last,
-      end_value=self.final_learning_rate,
-    )
 
-  def transformation(self, total_steps: int) -> optax.GradientTransformation:
+  def schedule(self, total_steps: int | jax.Array) -> optax.Schedule:
+    """Learning rate of update n = 0, 1, ... of a run of `total_steps`, which may be traced."""
+    peak, final = self.peak_learning_rate, self.final_learning_rate
+    decay = (self.decay_steps or total_steps) - self.warmup_steps
+
+    def rate(n: int | jax.Array) -> jax.Array:
+      done = jnp.clip((n - self.warmup_steps) / decay, 0.0, 1.0)
+      cosine = final + (peak - final) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+      return jnp.where(n < self.warmup_steps, peak * n / max(self.warmup_steps, 1), cosine)
+
+    return rate
+
+  def transformation(self, total_steps: int | jax.Array) -> optax.GradientTransformation:
     """Clip, then Adam. Frozen parameters never come here: see `step.split`."""
     clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
     adam = optax.adam(self.schedule(total_steps), b1=self.beta1, b2=self.beta2, eps=self.epsilon)

@@ -33,6 +33,7 @@ class Setup:
   shapes: TrainState
   mask: PyTree
   batch: dict[str, jax.ShapeDtypeStruct]
+  total_steps: int
   step: Any
   fresh: Callable[[], TrainState]
   activate: Callable
@@ -40,7 +41,9 @@ class Setup:
   def compile(self) -> Callable[[TrainState, Batch], tuple[TrainState, Any]]:
     """The update as a program for this mesh; minutes for a large model, cached on disk."""
     with self.activate():
-      return self.step.lower(self.shapes, self.batch).compile()
+      total_steps = jax.device_put(jnp.int32(self.total_steps), replicated(self.mesh))
+      program = self.step.lower(self.shapes, self.batch, total_steps).compile()
+    return lambda state, batch: program(state, batch, total_steps)
 
   def put(self, batch: Batch) -> dict[str, jax.Array]:
     """This host's part of the batch -> the global batch on the devices.
@@ -86,9 +89,7 @@ def prepare(training, batch: Batch) -> Setup:
     raise UserError("the objective trains no parameter at all: switch at least one part on")
 
   def state_of(params: PyTree) -> TrainState:
-    return initial_state(
-      params, mask=mask, optimizer=training.optimizer, total_steps=training.total_steps
-    )
+    return initial_state(params, mask=mask, optimizer=training.optimizer)
 
   shapes = jax.eval_shape(state_of, params)
   shardings = state_shardings(shapes, param_shardings, default=replicated(mesh))
@@ -107,7 +108,6 @@ def prepare(training, batch: Batch) -> Setup:
       objective,
       optimizer=training.optimizer,
       mask=mask,
-      total_steps=training.total_steps,
       seed=training.seed,
       accumulation=training.accumulation,
     ),
@@ -119,6 +119,7 @@ def prepare(training, batch: Batch) -> Setup:
     shapes=jax.tree.map(_with_sharding, shapes, shardings),
     mask=mask,
     batch={k: _global(s, sharding) for k, s in example.items()},
+    total_steps=training.total_steps,
     step=step,
     fresh=fresh,
     activate=lambda: rules.activate(mesh),

@@ -49,7 +49,7 @@ class TrainState:
 jax.tree_util.register_dataclass(TrainState, ["step", "params", "ema", "opt_state"], [])
 
 
-def initial_state(params: PyTree, *, mask: PyTree, optimizer: Optimizer, total_steps: int):
+def initial_state(params: PyTree, *, mask: PyTree, optimizer: Optimizer) -> TrainState:
   """A TrainState before the first update.
 
   mask: a tree of booleans like `params`, True where they are trained.
@@ -60,7 +60,8 @@ def initial_state(params: PyTree, *, mask: PyTree, optimizer: Optimizer, total_s
     params=params,
     # A copy: the same buffer must not be donated twice.
     ema=None if optimizer.ema is None else jax.tree.map(jnp.copy, trained),
-    opt_state=optimizer.transformation(total_steps).init(trained),
+    # How long the run is makes no difference to its beginning.
+    opt_state=optimizer.transformation(1).init(trained),
   )
 
 

@@ -18,7 +18,7 @@ from noise2music.typing import Batch, Objective, PyTree
 # Scalars are averaged over a logging window; (sum, count) pairs are added up before they are
 # divided, so that no figure is a mean of means.
 Metrics = Mapping[str, Any]
-StepFn = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+StepFn = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
 
 
 def make_step(
@@ -26,25 +26,23 @@ def make_step(
   *,
   optimizer: Optimizer,
   mask: PyTree,
-  total_steps: int,
   seed: int,
   accumulation: int = 1,
 ) -> StepFn:
-  """(state, batch) -> (state after one update, metrics), to be jitted with the state donated.
+  """(state, batch, total_steps) -> (state after one update, metrics), to be jitted with the state
+  donated. total_steps is where the learning rate ends, unless the optimizer says otherwise; being
+  data, it leaves the compiled program the same for a run of any length.
 
   Args:
     objective: its `loss` must take all randomness from (key, the clip's id): with accumulation
       every part of the batch is given the same key.
     mask: what `objective.trainable` returned.
-    total_steps: where the learning rate ends, unless the optimizer says otherwise.
     accumulation: parts in which the batch is worked through, one after the other; the update is
       that of the whole batch.
 
   An update whose gradient is not finite is left out: the state keeps its values, the step counts,
   and the metric `skipped` is 1.
   """
-  transformation = optimizer.transformation(total_steps)
-  schedule = optimizer.schedule(total_steps)
 
   def gradient(trained: PyTree, frozen: PyTree, batch: Batch, key: jax.Array):
     def loss(trained):
@@ -53,7 +51,8 @@ def make_step(
     (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(trained)
     return grads, {**aux, "loss": value}
 
-  def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+  def step(state: TrainState, batch: Batch, total_steps: jax.Array) -> tuple[TrainState, Metrics]:
+    transformation = optimizer.transformation(total_steps)
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     trained, frozen = split(state.params, mask)
     if accumulation == 1:
@@ -79,7 +78,7 @@ def make_step(
     metrics = {
       **metrics,
       "gradient_norm": norm,
-      "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+      "learning_rate": optimizer.schedule(total_steps)(state.step),
       "skipped": 1.0 - finite.astype(jnp.float32),
     }
     return TrainState(**{**vars(new), "step": state.step + 1}), metrics

@@ -74,6 +74,6 @@ def test_settings_that_cannot_be_honoured_are_refused(settings):
 
 def test_a_warm_up_longer_than_the_run_is_refused():
   with pytest.raises(UserError, match="shorten the warm-up"):
-    Optimizer(warmup_steps=100).schedule(100)
+    Optimizer(warmup_steps=100).check(100)
   with pytest.raises(UserError, match="EMA decay"):
     Ema(decay=1.0)

@@ -1,6 +1,7 @@
 """One update: what changes, what does not, and that parts of a batch add up to the whole."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +21,10 @@ def start(objective, optimizer=OPTIMIZER, **kwargs):
   batch = SineBatches().batch(0)
   params = objective.init(jax.random.key(1), batch)
   mask = objective.trainable(params)
-  settings = {"optimizer": optimizer, "mask": mask, "total_steps": 50}
+  settings = {"optimizer": optimizer, "mask": mask}
   state = initial_state(params, **settings)
-  return state, jax.jit(make_step(objective, **settings, seed=3, **kwargs)), batch
+  step = jax.jit(make_step(objective, **settings, seed=3, **kwargs))
+  return state, functools.partial(step, total_steps=50), batch
 
 
 def test_the_first_update_is_adams():

@@ -1,4 +1,4 @@
-"""Both routes from gin alone: every smoke run trains, resumes, and its cascade makes 24 kHz clips."""
+"""Both routes from gin alone: each smoke run trains and resumes, its cascade makes 24 kHz clips."""
 
 import json
 from pathlib import Path

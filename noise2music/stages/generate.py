@@ -99,7 +99,7 @@ def _sample(stage, steps, sampling, network_params, keys, scale, text, negative_
     )
   x = sampling.sampler(
     eps_fn,
-    noise_fn(-1),
+    sampling.start_noise * noise_fn(-1),
     times=sampling.time_steps.times(stage.noise_schedule),
     schedule=stage.noise_schedule,
     noise_fn=noise_fn,

@@ -21,7 +21,9 @@ class Sampling:
   `w eps(x, text) + (1 - w) eps(x)`; 1 is no guidance. clip_percentile: of |x| in a clip, for
   dynamic clipping of the predicted signal; None leaves it alone. keep_low_band: every predicted
   waveform gets back the band that its low-fidelity condition holds, so that the stage adds to what
-  it was given and cannot lose it. Not in the paper: for cascaders trained too short to learn it.
+  it was given and cannot lose it. start_noise: standard deviation of the noise that sampling starts
+  from; below 1 it draws nearer to the mean of what the condition allows, with less hiss. Both are
+  not in the paper: they help cascaders that were trained too short.
   """
 
   time_steps: Any = UniformSteps(count=100)
@@ -29,6 +31,7 @@ class Sampling:
   guidance_scale: float = 1.0
   clip_percentile: float | None = 99.5
   keep_low_band: bool = False
+  start_noise: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

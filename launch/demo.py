@@ -288,4 +288,6 @@ def _sound(audio: np.ndarray) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-  sys.exit(gin_main.run(main))
+  from launch import demo  # under the name by which gin files know it
+
+  sys.exit(gin_main.run(demo.main))

@@ -69,4 +69,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(gin_main.run(main))
+  from launch import generate  # under the name by which gin files know it
+
+  sys.exit(gin_main.run(generate.main))

@@ -219,6 +219,10 @@ class IndexBatches:
       **{name: getattr(self, name) for name in names},
     )
 
+  def for_host(self, index: int, count: int) -> "IndexBatches":
+    """The same batches, of which this gives the rows of host `index` of `count`."""
+    return dataclasses.replace(self, host_index=index, host_count=count)
+
   @property
   def local_spec(self) -> BatchSpec:
     """The shapes of this host's batches."""

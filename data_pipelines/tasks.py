@@ -153,6 +153,10 @@ class SeqioBatches:
         "add_mixture"
       )
 
+  def for_host(self, index: int, count: int) -> "SeqioBatches":
+    """The same batches, of which this gives the rows of host `index` of `count`."""
+    return dataclasses.replace(self, host_index=index, host_count=count)
+
   @property
   def _provider(self) -> Any:
     named = isinstance(self.mixture_or_task, str)

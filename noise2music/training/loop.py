@@ -84,7 +84,7 @@ class Outcome:
 
 def inspect(training: Training) -> Setup:
   """Everything that a run needs short of training: shapes, shardings, batch. Writes nothing."""
-  return prepare(training, _first_batch(training.batches))
+  return prepare(training, _first_batch(of_this_host(training.batches)))
 
 
 def train(training: Training, *, config_text: str = "") -> Outcome:
@@ -146,7 +146,7 @@ class _Run:
     step = int(state.step)
     update = self._compile()
     window = Window()
-    batches = training.batches.batches(step)
+    batches = of_this_host(training.batches).batches(step)
     last = self.interrupts.received is not None
     while not last:
       state, metrics = update(state, self.setup.put(_next(batches, step)))
@@ -282,10 +282,22 @@ def _open_writers(folder: Path, start: int, stack: contextlib.ExitStack) -> Sequ
   return writers
 
 
+def of_this_host(batches: BatchSource) -> BatchSource:
+  """The rows of the global batch that this host reads, where there are several hosts."""
+  if jax.process_count() == 1:
+    return batches
+  if not hasattr(batches, "for_host"):
+    raise UserError(
+      f"{type(batches).__name__} cannot be split among {jax.process_count()} hosts: train on one, or"
+      " give it for_host(index, count) as IndexBatches has"
+    )
+  return batches.for_host(jax.process_index(), jax.process_count())
+
+
 def _first_batch(batches: BatchSource) -> Batch:
-  """For its shapes; silence where the source has a `spec: BatchSpec`, so that nothing is read."""
-  if hasattr(batches, "spec"):
-    return batches.spec.zeros()
+  """For its shapes; silence where the source has a `local_spec`, so that nothing is read."""
+  if hasattr(batches, "local_spec"):
+    return batches.local_spec.zeros()
   iterator = batches.batches(0)
   try:
     return _next(iterator, 0)

@@ -85,7 +85,7 @@ def test_restart_at_step_k_gives_the_kth_batch(folder):
 def test_hosts_batches_together_are_the_batch_of_one_host(folder):
   alone = take(batches_of(folder), 3)
   for hosts in (2, 4):
-    shares = [take(batches_of(folder, host_index=i, host_count=hosts), 3) for i in range(hosts)]
+    shares = [take(batches_of(folder).for_host(i, hosts), 3) for i in range(hosts)]
     for step in range(3):
       together = {
         name: np.concatenate([share[step][name] for share in shares]) for name in alone[step]

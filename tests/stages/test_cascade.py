@@ -118,6 +118,21 @@ def test_the_low_band_is_kept_where_that_is_asked_for() -> None:
   assert np.std(above) > 0.01, "the band above is the stage's own"
 
 
+def test_from_silence_the_seed_has_no_part() -> None:
+  clips = {}
+  for start in (0.0, 1.0):
+    sampling = dataclasses.replace(tiny.SAMPLING, start_noise=start)
+    objective = tiny.objective("super_resolution", sampling=sampling)
+    params = random_params(objective, seed=0)["network"]
+    low = np.full((2, 500, 1), 0.1, np.float32)
+    keys = clip_keys([1, 2], stage_name="s")
+    clips[start] = sample(
+      objective.stage, params, keys=keys, steps=1_000, signals={"low_fidelity": low}
+    )
+  np.testing.assert_allclose(clips[0.0][0], clips[0.0][1], atol=1e-5)
+  assert np.abs(clips[1.0][0] - clips[1.0][1]).max() > 1e-3
+
+
 def test_stage_names_keep_their_noise_apart() -> None:
   a, b = clip_keys([1, 2], stage_name="a"), clip_keys([1, 2], stage_name="b")
   data = np.concatenate([jax.random.key_data(a), jax.random.key_data(b)])

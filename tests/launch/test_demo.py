@@ -1,0 +1,37 @@
+"""The demo on a shorter clock: it must end with a page, and with a cascade that has learnt."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _demo(*arguments: str) -> subprocess.CompletedProcess:
+  command = [sys.executable, "-m", "launch.demo", *arguments]
+  return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_time_that_is_too_short_is_refused(tmp_path: Path) -> None:
+  result = _demo("--minutes=0.5", f"--out={tmp_path}")
+  assert result.returncode == 2
+  assert result.stderr == (
+    "error: 0.5 minutes are too short to train anything: say MINUTES=2 or more\n"
+  )
+
+
+@pytest.mark.slow
+def test_six_minutes_bring_it_nearer_to_music_than_it_began(tmp_path: Path) -> None:
+  result = _demo("--minutes=6", f"--out={tmp_path}")
+  assert result.returncode == 0, result.stderr
+  page = (tmp_path / "report.html").read_text()
+  assert page.count("<audio") == 3 * 8
+  metrics = json.loads((tmp_path / "metrics.json").read_text())
+  distances = metrics["frechet_log_mel"]
+  assert distances["ratio_to_untrained"] < 0.6
+  assert distances["real_held_out"]["value"] < distances["generated"]["value"]
+  assert metrics["sound"]["generated"]["silent_clips"] == 0
+  assert metrics["sound"]["generated"]["clipped_clips"] == 0

@@ -288,8 +288,8 @@ def of_this_host(batches: BatchSource) -> BatchSource:
     return batches
   if not hasattr(batches, "for_host"):
     raise UserError(
-      f"{type(batches).__name__} cannot be split among {jax.process_count()} hosts: train on one, or"
-      " give it for_host(index, count) as IndexBatches has"
+      f"{type(batches).__name__} cannot be split among {jax.process_count()} hosts: train on one,"
+      " or give it for_host(index, count) as IndexBatches has"
     )
   return batches.for_host(jax.process_index(), jax.process_count())
 

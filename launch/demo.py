@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
   )
   parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of all results")
   args = parser.parse_args(argv)
-  gin_main.use_compilation_cache()
+  gin_main.set_up()
   make_demo(minutes=args.minutes, out=args.out)
   return 0
 

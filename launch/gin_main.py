@@ -100,10 +100,7 @@ def take_bindings(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def start(flags: argparse.Namespace) -> None:
   """Before the first use of jax: cache on, logs quiet, other hosts joined."""
-  # Orbax reports every save, and a failed one with a traceback of its own; ours is one sentence.
-  logging.getLogger("absl").setLevel(logging.CRITICAL)
-  logging.basicConfig(format="%(message)s", level=logging.WARNING)
-  use_compilation_cache()
+  set_up()
   import jax
 
   named = (flags.coordinator_address, flags.process_count, flags.process_index)
@@ -121,8 +118,11 @@ def start(flags: argparse.Namespace) -> None:
     )
 
 
-def use_compilation_cache() -> None:
-  """Programs that were compiled once are read from the user's cache the next time."""
+def set_up() -> None:
+  """Logs of libraries quiet; programs that were compiled once are read from the user's cache."""
+  # Orbax reports every save, and a failed one with a traceback of its own; ours is one sentence.
+  logging.getLogger("absl").setLevel(logging.CRITICAL)
+  logging.basicConfig(format="%(message)s", level=logging.WARNING)
   import jax
 
   if cache := compilation_cache(jax.config.jax_compilation_cache_dir):

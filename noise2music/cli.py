@@ -59,7 +59,7 @@ def _generate(argv: Sequence[str]) -> int:
   from launch import gin_main
   from noise2music.pipeline import Pipeline, check_request
 
-  gin_main.use_compilation_cache()
+  gin_main.set_up()
   names = ("duration", "steps", "cfg_scale", "negative_prompt", "seed", "batch_size")
   asked = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
   check_request(args.prompt, output=args.output, **asked)

@@ -1,4 +1,7 @@
-"""The demo music: in tune, at once, equally loud, captioned truthfully, split by work."""
+"""The demo music: in tune, at once, equally loud, captioned truthfully, split by work.
+
+Longer than other files, because its tests share one cache of parsed scores and one sampler.
+"""
 
 import dataclasses
 import errno

@@ -120,12 +120,13 @@ def test_auto_follows_the_backend(monkeypatch):
   assert Auto(elsewhere=Unrolled()).resolve() == Unrolled()
 
 
-def test_residual_path_of_a_fresh_block_is_the_identity_either_way():
+def test_a_fresh_block_passes_its_input_on_with_either_residual_path():
   make = functools.partial(
     Block, kernel_size=3, groups=2, heads=2, self_attention=False, cross_attention=False
   )
   with_layer, without = make(residual=FullyConnected()), make(residual=Identity())
   params = dict(nn.meta.unbox(jax.jit(with_layer.init)(KEY, X, INPUTS))["params"])
   y = jax.jit(with_layer.apply)({"params": params}, X, INPUTS)
+  np.testing.assert_allclose(y, X, atol=1e-6)
   assert params.pop("residual")["kernel"].tolist() == np.eye(4).tolist()
   np.testing.assert_allclose(jax.jit(without.apply)({"params": params}, X, INPUTS), y, atol=1e-6)

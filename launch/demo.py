@@ -10,7 +10,9 @@ metrics.json. Stopped at any moment and started again, it goes on from where it 
 import argparse
 import dataclasses
 import json
+import math
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -38,6 +40,7 @@ from noise2music.training import loop
 
 Built = TypeVar("Built")
 VOCABULARY = "vocabulary.model"
+LEAST_MINUTES = 5
 PROBE_STEPS = 8  # steps that are timed before a stage's length is fixed
 
 
@@ -65,12 +68,12 @@ class Demo:
 
   corpus: ScoreCorpus
   stages: tuple[TrainedStage, ...]
-  shown: int = 8
-  judged: int = 48
-  reference: int = 400
-  clip_seconds: float = 4.0
-  judging_share: float = 0.15
-  seed: int = 0
+  shown: int
+  judged: int
+  reference: int
+  clip_seconds: float
+  judging_share: float
+  seed: int
 
 
 def main(argv: Sequence[str]) -> int:
@@ -89,8 +92,10 @@ def main(argv: Sequence[str]) -> int:
 
 def make_demo(*, minutes: float, out: Path) -> None:
   """Does all that the module says. Raises UserError where the time is too short for anything."""
-  if minutes < 2:
-    raise UserError(f"{minutes:g} minutes are too short to train anything: say MINUTES=2 or more")
+  if not LEAST_MINUTES <= minutes < math.inf:
+    raise UserError(
+      f"{minutes:g} minutes are too short to train anything: say MINUTES={LEAST_MINUTES} or more"
+    )
   started = time.monotonic()
   demo = _build(["configs/runs/demo/demo.gin"], [], Demo)
   out.mkdir(parents=True, exist_ok=True)
@@ -154,10 +159,24 @@ def _train_stages(
     command = [sys.executable, "-m", "launch.train", f"--gin_file={stage.config}"]
     command += [f"--gin.{value}" for value in [*values, f"TRAIN_STEPS={steps}"]]
     _say(started, f"training {stage.name}: {steps} steps\n  $ {shlex.join(command[1:])}")
-    code = subprocess.call(command)
+    code = run_to_the_end(command)
     if code:
       raise KeyboardInterrupt if code == 130 else SystemExit(code)
   return plan.stages
+
+
+def run_to_the_end(command: Sequence[str]) -> int:
+  """The exit status of `command`, which is given the time to save what it has after Ctrl-C."""
+  with subprocess.Popen(command) as child:
+    stop = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    try:
+      while True:
+        try:
+          return child.wait()
+        except KeyboardInterrupt:
+          continue  # the terminal told the child as well; it saves, then ends
+    finally:
+      signal.signal(signal.SIGTERM, stop)
 
 
 class _Plan:
@@ -169,10 +188,12 @@ class _Plan:
   def __init__(self, path: Path, *, minutes: float):
     self._path, self._minutes = path, minutes
     self.stages: dict[str, dict[str, Any]] = {}
-    if path.exists():
+    try:
       found = json.loads(path.read_text())
-      if found["minutes"] == minutes:
-        self.stages = found["stages"]
+    except (OSError, ValueError):
+      return  # there is none, or it was cut off while it was written
+    if found["minutes"] == minutes:
+      self.stages = found["stages"]
 
   def add(self, name: str, steps: dict[str, Any]) -> None:
     self.stages[name] = steps
@@ -199,7 +220,7 @@ def _steps_for(stage: TrainedStage, values: list[str], *, seconds: float) -> dic
   # What it took to come here is gone, and the run itself takes as long to come to its first step.
   steps = int((seconds - 2 * (timed_from - began)) / step_seconds)
   return {
-    "steps": max(steps, 20),
+    "steps": max(steps, 2 * training.optimizer.warmup_steps),
     "probed_steps_per_second": round(1 / step_seconds, 3),
     "parameters": sum(leaf.size for leaf in jax.tree.leaves(setup.shapes.params)),
   }
@@ -237,7 +258,7 @@ def judge(demo: Demo, pipeline: Pipeline, clips: Sequence[Clip], folder: Path) -
     seed=demo.seed,
   )
   real = {clip.extra["instrument"]: clip for clip in clips if clip.split == "test"}
-  shown = [real.get(prompt.instrument, held_out[0]) for prompt in prompts[: demo.shown]]
+  shown = [real[prompt.instrument] for prompt in prompts[: demo.shown]]
   real_audio = _real(shown, folder, rate, demo.clip_seconds).audio
   metrics["sound"] = {
     "generated": _sound(generated.audio),

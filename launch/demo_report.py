@@ -31,8 +31,8 @@ def write_demo_report(out: Path, *, demo: Any, judged: Any, metrics: dict[str, A
     title="noise2music: what this cascade learnt",
     summary=[
       f"{len(metrics['stages'])} stages, trained on {demo.corpus.hours:g} hours of rendered scores,"
-      f" from nothing to here in {metrics['minutes']:.1f} minutes. None of the prompts below was in"
-      " training: their pairs of instrument and tempo were held out.",
+      f" within {metrics['minutes']:.1f} minutes of the command's last start. None of the prompts"
+      " below was in training: their pairs of instrument and tempo were held out.",
       f"The first stage is {first.replace('_', ' ')}; every clip went through all stages to"
       f" {judged.generated.sample_rate_hz / 1000:g} kHz.",
     ],
@@ -62,7 +62,7 @@ def _learned(metrics: dict[str, Any]) -> Table:
   }
   return Table(
     title="Did it learn? Frechet distance to real training clips",
-    header=["clips", "distance (95 % interval)", "clips"],
+    header=["clips", "distance (95 % interval)", "n"],
     rows=[[label, _figure(figures[n], ".1f"), figures[n]["n_clips"]] for n, label in names.items()],
     note=f"Statistics of log-mel spectrograms, {figures['n_windows']} windows a side; lower is"
     f" closer. Generated clips are at {figures['ratio_to_untrained']:.3f} of the floor.",
@@ -79,7 +79,7 @@ def _listens(metrics: dict[str, Any]) -> Table:
   }
   return Table(
     title="Does it listen? A classifier of real clips hears the instrument that was asked for",
-    header=["clips", "agreement (95 % interval)", "clips"],
+    header=["clips", "agreement (95 % interval)", "n"],
     rows=[[label, _figure(figures[n], ".0%"), figures[n]["n_clips"]] for n, label in names.items()],
     note=f"Chance among {len(figures['labels'])} instruments is {figures['chance']:.0%}; generated"
     f" clips agree {figures['times_chance']:.1f} times as often.",

@@ -40,6 +40,10 @@ class Request:
   seed: int | None = None
   batch_size: int = 4
 
+  def __post_init__(self):
+    if isinstance(self.prompts, str):
+      object.__setattr__(self, "prompts", (self.prompts,))
+
 
 def main(argv: Sequence[str]) -> int:
   parser = gin_main.parser(

@@ -6,6 +6,7 @@ music.save("waltz.wav")
 """
 
 import dataclasses
+import math
 import re
 import secrets
 from collections.abc import Callable, Sequence
@@ -112,7 +113,14 @@ class Pipeline:
     same clip, alone or among others. batch_size: clips at once; on several devices their multiple.
     """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    check_request(prompts, duration=duration, steps=steps, batch_size=batch_size)
+    check_request(
+      prompts,
+      duration=duration,
+      steps=steps,
+      batch_size=batch_size,
+      cfg_scale=cfg_scale,
+      negative_prompt=negative_prompt,
+    )
     first = self.cascade.stages[0]
     duration = first.train_seconds if duration is None else duration
     seeds = _seeds(seed, len(prompts))
@@ -163,7 +171,7 @@ def _with_vocabulary_nearby(config_text: str, *, folder: Path) -> str:
   def found(match: re.Match) -> str:
     path = Path(match[1])
     near = [place / path.name for place in (folder, folder.parent)]
-    return repr(str(next((p for p in [path, *near] if p.is_file()), path)))
+    return repr(str(next((p for p in [*near, path] if p.is_file()), path)))
 
   return re.sub(r"'([^'\n]+\.model)'", found, config_text)
 
@@ -176,15 +184,20 @@ def check_request(
   seed: int | None = None,
   steps: int | None = None,
   batch_size: int | None = None,
-  **_: object,
+  cfg_scale: float | None = None,
+  negative_prompt: str | None = None,
 ) -> None:
   """Raises UserError on what can be refused before anything is loaded."""
   if not prompts or any(not text.strip() for text in prompts):
     raise UserError("the prompt is empty: say what the music should be")
   if duration is not None and not 0 < duration < float("inf"):
     raise UserError(f"the duration must be longer than 0 seconds, got {duration:g}")
-  if seed is not None and seed < -1:
-    raise UserError(f"the seed must be a whole number from 0 on, got {seed}")
+  if seed is not None and not -1 <= seed < 2**63:
+    raise UserError(f"the seed must be a whole number below 2^63, or -1 to draw one, got {seed}")
+  if negative_prompt is not None and not negative_prompt.strip():
+    raise UserError("the negative prompt is empty: say what to lead away from, or leave it out")
+  if cfg_scale is not None and not math.isfinite(cfg_scale):
+    raise UserError(f"the guidance scale must be a number, got {cfg_scale}")
   for name, number in (("steps", steps), ("batch size", batch_size)):
     if number is not None and number < 1:
       raise UserError(f"the {name} must be at least 1, got {number}")
@@ -196,9 +209,10 @@ def override(stage: Stage, *, steps: int | None, cfg_scale: float | None) -> Sam
   """The stage's sampling with what the caller asked for in place of its own."""
   sampling = stage.sampling
   if steps is not None:
-    sampling = dataclasses.replace(
-      sampling, sampler=DPMSolverPP2M(), time_steps=UniformLogSnrSteps(count=steps)
-    )
+    grid = UniformLogSnrSteps(count=steps)
+    if isinstance(sampling.time_steps, UniformLogSnrSteps) and steps > 2:
+      grid = dataclasses.replace(sampling.time_steps, count=steps)
+    sampling = dataclasses.replace(sampling, sampler=DPMSolverPP2M(), time_steps=grid)
   if cfg_scale is not None and stage.text is not None:
     sampling = dataclasses.replace(sampling, guidance_scale=cfg_scale)
   return sampling
@@ -208,8 +222,7 @@ def _seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
   if seed is None or seed == -1:
     seed = secrets.randbelow(2**31)
   if isinstance(seed, int):
-    if seed < 0:
-      raise UserError(f"the seed must be a whole number from 0 on, got {seed}")
+    check_request(["-"], seed=seed)
     return [seed + index for index in range(count)]
   if len(seed) != count:
     raise UserError(f"{count} prompts need one seed or {count} of them, got {len(seed)}")

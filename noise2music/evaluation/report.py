@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from noise2music.audio.framing import pad_to, padded_length
 from noise2music.audio.log_mel import LogMel
 from noise2music.audio.resample import resample
 from noise2music.audio.wav_io import write_audio
@@ -76,7 +77,9 @@ def spectrogram_png(audio: np.ndarray, *, sample_rate_hz: int) -> str:
   """The log-mel spectrogram of float [samples] as a data URI."""
   plt = _pyplot()
   log_mel = LogMel(sample_rate_hz=16_000)
-  frames = np.asarray(log_mel(resample(audio, from_hz=sample_rate_hz, to_hz=16_000)))
+  audio_16k = resample(audio, from_hz=sample_rate_hz, to_hz=log_mel.sample_rate_hz)
+  length = padded_length(audio_16k.shape[-1], log_mel.hop)
+  frames = np.asarray(log_mel(pad_to(audio_16k, length)))
   figure, axes = plt.subplots(figsize=(4, 1.5))
   seconds = len(audio) / sample_rate_hz
   axes.imshow(

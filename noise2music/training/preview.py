@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from noise2music import batch as batch_lib
+from noise2music.audio.framing import pad_to, padded_length
 from noise2music.audio.log_mel import LogMel
 from noise2music.audio.resample import resample
 from noise2music.stages.generate import clip_keys, sample
@@ -33,6 +34,7 @@ class Preview:
     stage = self.objective.stage
     batch = {name: array[: self.clips] for name, array in self._first_batch().items()}
     params = state.averaged_params
+    clips = len(batch[batch_lib.AUDIO])
     example = self.objective.example(batch)
     text = None
     if self.objective.text_conditioner is not None:
@@ -40,7 +42,7 @@ class Preview:
         params["text_encoder"],
         batch[batch_lib.TOKENS],
         batch[batch_lib.TOKEN_MASK],
-        keep=np.ones(self.clips, bool),
+        keep=np.ones(clips, bool),
       )
     steps = stage.target.length(
       batch[batch_lib.AUDIO].shape[1], sample_rate_hz=self.objective.sample_rate_hz
@@ -50,7 +52,7 @@ class Preview:
       signals[f"guidance {scale:g}" if text is not None else "sample"] = sample(
         stage,
         params["network"],
-        keys=clip_keys(np.full(self.clips, self.seed), stage_name=stage.name),
+        keys=clip_keys(np.full(clips, self.seed), stage_name=stage.name),
         steps=steps,
         text=text,
         signals=self.objective.source_signals(batch),
@@ -72,6 +74,7 @@ class Preview:
       clips, rate = self.objective.stage.target.decode(signal)
       for index, clip in enumerate(np.asarray(clips)):
         audio[f"{name} {index}"] = (np.clip(clip, -1, 1), rate)
-        frames = log_mel(resample(clip, from_hz=rate, to_hz=16_000))
+        clip = resample(clip, from_hz=rate, to_hz=log_mel.sample_rate_hz)
+        frames = log_mel(pad_to(clip, padded_length(clip.shape[-1], log_mel.hop)))
         images[f"{name} {index}"] = (np.asarray(frames).T[::-1] + 1) / 2
     return Samples(audio=audio, images=images)

@@ -49,6 +49,15 @@ def test_good_clips_reach_the_ceiling() -> None:
   assert result["agreement"]["shuffled_prompts"]["value"] < 0.9
 
 
+def test_intervals_hold_their_values() -> None:
+  result = _run(_noise(["low", "high"] * 12, seed=3))
+  for figures in (result["frechet_log_mel"], result["agreement"]):
+    for entry in figures.values():
+      if isinstance(entry, dict) and "interval_95" in entry:
+        low, high = entry["interval_95"]
+        assert low <= entry["value"] <= high
+
+
 def test_noise_stays_at_the_floor() -> None:
   result = _run(_noise(["low", "high"] * 12, seed=3))
   assert result["frechet_log_mel"]["ratio_to_untrained"] > 0.5

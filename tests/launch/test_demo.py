@@ -1,6 +1,8 @@
 """The demo on a shorter clock: it must end with a page, and with a cascade that has learnt."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +21,36 @@ def test_a_time_that_is_too_short_is_refused(tmp_path: Path) -> None:
   result = _demo("--minutes=0.5", f"--out={tmp_path}")
   assert result.returncode == 2
   assert result.stderr == (
-    "error: 0.5 minutes are too short to train anything: say MINUTES=2 or more\n"
+    "error: 0.5 minutes are too short to train anything: say MINUTES=5 or more\n"
   )
+
+
+_PATIENT = """
+import signal, sys, time
+def stop(*_):
+  time.sleep(1)  # what saving takes
+  print("saved", flush=True)
+  sys.exit(130)
+signal.signal(signal.SIGINT, stop)
+print("ready", flush=True)
+time.sleep(60)
+"""
+_PARENT = """
+import sys
+from launch.demo import run_to_the_end
+sys.exit(run_to_the_end([sys.executable, "-c", sys.argv[1]]))
+"""
+
+
+def test_ctrl_c_lets_the_training_save() -> None:
+  parent = subprocess.Popen(
+    [sys.executable, "-c", _PARENT, _PATIENT],
+    cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True,
+  )  # fmt: skip
+  assert parent.stdout.readline() == "ready\n"
+  os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: to parent and child
+  assert parent.communicate(timeout=30)[0] == "saved\n"
+  assert parent.returncode == 130
 
 
 @pytest.mark.slow
@@ -31,7 +61,7 @@ def test_six_minutes_bring_it_nearer_to_music_than_it_began(tmp_path: Path) -> N
   assert page.count("<audio") == 3 * 8
   metrics = json.loads((tmp_path / "metrics.json").read_text())
   distances = metrics["frechet_log_mel"]
-  assert distances["ratio_to_untrained"] < 0.6
+  assert distances["ratio_to_untrained"] < 0.5
   assert distances["real_held_out"]["value"] < distances["generated"]["value"]
   assert metrics["sound"]["generated"]["silent_clips"] == 0
   assert metrics["sound"]["generated"]["clipped_clips"] == 0

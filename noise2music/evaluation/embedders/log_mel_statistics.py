@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from noise2music.audio.framing import crop_to
 from noise2music.audio.log_mel import LogMel
 from noise2music.audio.resample import resample
 
@@ -19,10 +20,12 @@ from noise2music.audio.resample import resample
 class LogMelStatistics:
   """Mean, standard deviation and mean absolute change over time of each mel band.
 
+  log_mel: its floor decides what counts. At -50 dB, a bed of noise that nobody hears beside the
+  music weighs nothing; at the -80 dB of the models it would weigh as much as the instrument.
   window_seconds: length of the window behind one embedding; windows do not overlap.
   """
 
-  log_mel: LogMel = LogMel(sample_rate_hz=16_000, bands=40)
+  log_mel: LogMel = LogMel(sample_rate_hz=16_000, bands=40, floor_db=-50.0)
   window_seconds: float = 1.0
 
   @property
@@ -41,10 +44,13 @@ class LogMelStatistics:
       )
     return np.asarray(self._embed(jnp.asarray(audio, jnp.float32), sample_rate_hz), np.float64)
 
+  def _whole(self, samples: int) -> int:
+    return samples // self.log_mel.hop * self.log_mel.hop
+
   @functools.partial(jax.jit, static_argnums=(0, 2))
   def _embed(self, audio: jax.Array, sample_rate_hz: int) -> jax.Array:
     audio = resample(audio, from_hz=sample_rate_hz, to_hz=self.log_mel.sample_rate_hz)
-    frames = self.log_mel(audio)
+    frames = self.log_mel(crop_to(audio, self._whole(audio.shape[-1])))
     length = round(self.window_seconds * self.log_mel.frames_per_second)
     windows = frames.shape[1] // length
     frames = frames[:, : windows * length].reshape(len(frames), windows, length, -1)

@@ -84,7 +84,8 @@ def test_windows_shorter_than_the_clip_are_refused() -> None:
 
 def test_discriminant_finds_the_plane_between_two_gaussians() -> None:
   rng = np.random.default_rng(0)
-  x = np.concatenate([[*rng.normal(size=(500, 2)), 2, 0], rng.normal(size=(500, 2)) - [2, 0]])
+  centre = np.array([2.0, 0.0])
+  x = np.concatenate([rng.normal(size=(500, 2)) + centre, rng.normal(size=(500, 2)) - centre])
   fitted = LinearDiscriminant.fit(x, ["right"] * 500 + ["left"] * 500, shrinkage=0.0)
   assert fitted.labels == ("left", "right")
   direction = fitted.weights[:, 1] - fitted.weights[:, 0]

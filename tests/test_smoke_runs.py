@@ -55,8 +55,8 @@ def _train(stage: str, runs: Path, data: Path, *, steps: int) -> list[dict]:
   return [json.loads(line) for line in lines]
 
 
-@pytest.fixture(scope="session")
-def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def runs(data: Path, tmp_path_factory: pytest.TempPathFactory, light_compilation: None) -> Path:
   """One trained run for each of the five stages."""
   folder = tmp_path_factory.mktemp("runs")
   for stage in STAGES:

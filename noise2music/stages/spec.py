@@ -58,7 +58,27 @@ class Stage:
 
   def __post_init__(self):
     network = self.network
-    problems = [
+    problems = []
+    for name, condition in self.conditions.items():
+      is_text = isinstance(condition, CrossAttention | Combine)
+      problems.append(
+        (
+          is_text != (name in ("text", "text_pooled")),
+          f"condition {name!r} cannot be {type(condition).__name__}: text goes through"
+          " CrossAttention (as 'text') or Combine (as 'text_pooled'), signals through Stacked"
+          " or Aligned",
+        )
+      )
+      if isinstance(condition, Aligned):
+        problems.append(
+          (
+            self.target.rate_hz != condition.source.rate_hz * network.stride,
+            f"the aligned {name!r} has {condition.source.rate_hz} steps/s, the bottom of the"
+            f" network {self.target.rate_hz / network.stride:g}: the strides must multiply to"
+            f" {self.target.rate_hz / condition.source.rate_hz:g}",
+          )
+        )
+    problems += [
       (
         network.out_channels != self.target.channels,
         f"the network has {network.out_channels} output channels, its target {self.target.channels}"
@@ -91,25 +111,6 @@ class Stage:
       ),
       (self.train_seconds <= 0, f"train_seconds must be positive, got {self.train_seconds}"),
     ]
-    for name, condition in self.conditions.items():
-      is_text = isinstance(condition, CrossAttention | Combine)
-      problems.append(
-        (
-          is_text != (name in ("text", "text_pooled")),
-          f"condition {name!r} cannot be {type(condition).__name__}: text goes through"
-          " CrossAttention (as 'text') or Combine (as 'text_pooled'), signals through Stacked"
-          " or Aligned",
-        )
-      )
-      if isinstance(condition, Aligned):
-        problems.append(
-          (
-            self.target.rate_hz != condition.source.rate_hz * network.stride,
-            f"the aligned {name!r} has {condition.source.rate_hz} steps/s, the bottom of the"
-            f" network {self.target.rate_hz / network.stride:g}: the strides must multiply to"
-            f" {self.target.rate_hz / condition.source.rate_hz:g}",
-          )
-        )
     for wrong, message in problems:
       if wrong:
         raise ValueError(f"stage {self.name!r}: {message}")

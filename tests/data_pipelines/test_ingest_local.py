@@ -217,6 +217,8 @@ def test_a_run_that_was_killed_goes_on_where_it_stood(music, tmp_path, calls, ho
     [sys.executable, "-c", SCRIPT, "cut", music, "--out", out, "--workers", "1", *options],
     stderr=subprocess.PIPE,
     text=True,
+    # A runner in the background may have told its children to ignore Ctrl-C.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   journal, patience = out / "journal.jsonl", time.monotonic() + 60
   while not (journal.is_file() and journal.read_bytes().count(b'"id"') >= 2):

@@ -1,12 +1,8 @@
-"""These networks are tiny and run once: compiling them is the cost, so it is kept light."""
+"""All networks of this folder are compiled lightly."""
 
-import jax
 import pytest
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _light_compilation():
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+@pytest.fixture(autouse=True)
+def _light(light_compilation: None) -> None:
+  del light_compilation

@@ -12,6 +12,9 @@ from noise2music.stages.objective import loss_by_noise_level
 KEY = jax.random.key(0)
 
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
+
 def _init(objective, batch):
   return jax.tree.map(
     lambda leaf: leaf.unbox() if hasattr(leaf, "unbox") else leaf,

@@ -30,7 +30,13 @@ def test_a_stage_without_conditions_is_legal() -> None:
     ({"conditions": {"low": tiny.text()}}, "cannot be CrossAttention"),
     ({"conditions": {"text": conditioning.Stacked(source=tiny.LOW)}}, "cannot be Stacked"),
     ({"network": tiny.network(aligned=True)}, "Aligned"),
-    ({"conditions": {"mel": conditioning.Aligned(source=tiny.MEL)}}, "UNet1D.aligned"),
+    (
+      {
+        "network": tiny.network(strides=(5, 2)),
+        "conditions": {"mel": conditioning.Aligned(source=tiny.MEL)},
+      },
+      "UNet1D.aligned",
+    ),
     (
       {
         "network": tiny.network(aligned=True),

@@ -47,11 +47,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(VENV)/bin/python requirements.lock setup.py
-	@echo 'installing (some 300 MB, once) ...'
+	@echo 'installing (some 1 GB, once) ...'
 	$(PIP) -e '.[demo]'
 	@touch $@
 
 $(VENV)/.all: $(VENV)/bin/python requirements.lock setup.py
-	@echo 'installing (some 1.5 GB with TensorFlow and Beam, once) ...'
+	@echo 'installing (some 3.4 GB with TensorFlow and Beam, once) ...'
 	$(PIP) -e '.[all]'
 	@touch $@ $(VENV)/.demo

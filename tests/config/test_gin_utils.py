@@ -161,7 +161,7 @@ def test_a_handed_on_functions_bindings_are_not_dead(files):
     ("Root.inner = @gin_toy.Iner()", r"gin_toy has no 'Iner' \(did you mean 'Inner'\?\)"),
     ("SIZE = %SIZ", r"SIZ must be set: add --gin.SIZ=\.\.\."),
     ("MODEL_DIR = runs/x", r"strings need inner quotes.*--gin.MODEL_DIR=\\\"runs/x\\\""),
-    ("MODEL_DIR = /tmp/run-1", r"strings need inner quotes"),
+    ("MODEL_DIR = /music/run-1", r"strings need inner quotes"),
     ("MODEL_DIR = x", r"strings need inner quotes"),
     ("SIZE = (1,", r"a bracket or a quote is opened"),
     ("SIZE = 1 2", r"cannot read 'SIZE = 1 2' as gin"),

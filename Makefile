@@ -6,7 +6,6 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
   2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 MINUTES ?= 15
-OUT ?= runs/demo
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
 .PHONY: demo test test-slow lint format lock clean
@@ -18,7 +17,7 @@ help:
 	@echo 'make lint | format      ruff;            make lock: resolve requirements.lock anew'
 
 demo: $(VENV)/.demo
-	$(VENV)/bin/python -m launch.demo --minutes=$(MINUTES) --out=$(OUT)
+	$(VENV)/bin/python -m launch.demo --minutes=$(MINUTES) $(if $(OUT),--out=$(OUT))
 
 test: $(VENV)/.all
 	$(VENV)/bin/python -m pytest -m 'not slow' $(ARGS)

@@ -1,4 +1,4 @@
-"""`n2m data import | check | cut | shards`: options and printing around what does the work."""
+"""`n2m data import | check | cut | vocabulary | shards`: options and printing around the work."""
 
 import argparse
 import dataclasses
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from data_pipelines.captions.vocabulary import train_vocabulary
 from data_pipelines.check import check_manifest
 from data_pipelines.importers.folder import FolderImporter
 from data_pipelines.importers.run import LAYOUTS, detect_layout, import_dataset
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
   _add_import(commands)
   _add_check(commands)
   _add_cut(commands)
+  _add_vocabulary(commands)
   _add_shards(commands)
   return parser
 
@@ -145,6 +147,23 @@ def _cut(args: argparse.Namespace) -> int:
   )
   _show(summary.problems)
   print(summary)
+  return 0
+
+
+def _add_vocabulary(commands) -> None:
+  text = "make a sentencepiece vocabulary from a data set's own captions"
+  parser = commands.add_parser("vocabulary", help=text, description=text)
+  parser.add_argument("source", help="manifest.jsonl or its folder")
+  parser.add_argument("--out", required=True, help="file for the model, such as vocabulary.model")
+  parser.add_argument("--size", type=_positive, help="pieces at most; 512 where left out")
+  parser.add_argument("--split", help="whose captions; train where left out")
+  parser.set_defaults(run=_vocabulary)
+
+
+def _vocabulary(args: argparse.Namespace) -> int:
+  asked = {"vocab_size": args.size, "split": args.split}
+  given = {name: value for name, value in asked.items() if value is not None}
+  print(f"wrote {train_vocabulary(args.source, args.out, **given)}")
   return 0
 
 

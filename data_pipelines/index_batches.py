@@ -251,7 +251,13 @@ class IndexBatches:
     """What the k-th batch depends on, as JSON; keep it next to the step."""
     text = dataclasses.asdict(self.text_batch)
     text["short_kinds"] = list(text["short_kinds"])
-    return {**self.examples.fingerprint(), "batch_size": self.spec.batch_size, "text_batch": text}
+    return {
+      **self.examples.fingerprint(),
+      "batch_size": self.spec.batch_size,
+      "text_batch": text,
+      "tokenizer": self.tokenizer.fingerprint(),
+      "token_length": self.spec.token_length,
+    }
 
   def _drawn(self, global_index: int) -> tuple[Drawn, str]:
     try:

@@ -4,7 +4,8 @@
 
 Renders the score corpus, trains the stages with the same `python -m launch.train` that trains
 anything else, generates clips from prompts that were not in training, and writes report.html and
-metrics.json. Stopped at any moment and started again, it goes on from where it was.
+metrics.json. Stopped at any moment and started again, it goes on from where it was. From 40 minutes
+on the music is in several voices.
 """
 
 import argparse
@@ -41,6 +42,7 @@ from noise2music.training import loop
 Built = TypeVar("Built")
 VOCABULARY = "vocabulary.model"
 LEAST_MINUTES = 5
+LONG_MINUTES = 40  # from here on there is time to learn several voices at once
 PROBE_STEPS = 8  # steps that are timed before a stage's length is fixed
 
 
@@ -83,39 +85,50 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument(
     "--minutes", type=float, default=15.0, help="for everything; 15 where left out"
   )
-  parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of all results")
+  parser.add_argument(
+    "--out", type=Path, help="folder of all results; runs/demo, or runs/demo-long from 40 minutes on"
+  )
   args = parser.parse_args(argv)
   gin_main.set_up()
-  make_demo(minutes=args.minutes, out=args.out)
+  long = args.minutes >= LONG_MINUTES
+  make_demo(
+    "configs/runs/demo/long.gin" if long else "configs/runs/demo/demo.gin",
+    minutes=args.minutes,
+    out=args.out or Path("runs/demo-long" if long else "runs/demo"),
+  )
   return 0
 
 
-def make_demo(*, minutes: float, out: Path) -> None:
+def make_demo(config: str, *, minutes: float, out: Path) -> None:
   """Does all that the module says. Raises UserError where the time is too short for anything."""
   if not LEAST_MINUTES <= minutes < math.inf:
     raise UserError(
       f"{minutes:g} minutes are too short to train anything: say MINUTES={LEAST_MINUTES} or more"
     )
   started = time.monotonic()
-  demo = _build(["configs/runs/demo/demo.gin"], [], Demo)
+  demo = _build([config], [], Demo)
   out.mkdir(parents=True, exist_ok=True)
+  plan = _Plan(out / "plan.json", minutes=minutes)
+  started -= 60 * plan.spent_minutes
   _say(started, f"rendering {demo.corpus.hours:g} hours of music from scores")
   manifest = demo.corpus.render(out / "corpus", progress=_RenderProgress())
   clips = list(read_manifest(manifest))
   train_vocabulary(manifest, out / VOCABULARY)
+  plan.spent(started)
   ends = started + 60 * minutes * (1 - demo.judging_share)
-  lengths = _train_stages(demo, out=out, minutes=minutes, ends=ends, started=started)
+  _train_stages(demo, plan, out=out, ends=ends, started=started)
   _say(started, "generating and judging")
   pipeline = Pipeline.from_pretrained(out)
   judged = judge(demo, pipeline, clips, manifest.parent)
   metrics = {
     **judged.metrics,
-    "stages": lengths,
+    "stages": plan.stages,
     "minutes": (time.monotonic() - started) / 60,
     "jax": jax.__version__,
   }
   write_demo_report(out, demo=demo, judged=judged, metrics=metrics)
   (out / "metrics.json").write_text(json.dumps(metrics, indent=1))
+  plan.spent(started)
   _say(started, f"done: open {out / 'report.html'}; figures in {out / 'metrics.json'}")
 
 
@@ -142,11 +155,8 @@ class _RenderProgress:
       print(f"  {what}: {done} of {total}", flush=True)
 
 
-def _train_stages(
-  demo: Demo, *, out: Path, minutes: float, ends: float, started: float
-) -> dict[str, Any]:
+def _train_stages(demo: Demo, plan: "_Plan", *, out: Path, ends: float, started: float) -> None:
   """Trains one stage after the other, each for its share of the time that is left."""
-  plan = _Plan(out / "plan.json", minutes=minutes)
   for index, stage in enumerate(demo.stages):
     values = [f'MODEL_DIR="{out / stage.name}"', f'DATA="{out / "corpus"}"']
     if stage.reads_text:
@@ -162,7 +172,7 @@ def _train_stages(
     code = run_to_the_end(command)
     if code:
       raise KeyboardInterrupt if code == 130 else SystemExit(code)
-  return plan.stages
+    plan.spent(started)
 
 
 def run_to_the_end(command: Sequence[str]) -> int:
@@ -183,21 +193,33 @@ class _Plan:
   """How long each stage trains: fixed once, so that a demo that was stopped goes on as planned.
 
   Another number of minutes makes another plan, and trains what is there for longer.
+  spent_minutes: on what is done, in earlier starts too; what was cut off is not counted.
   """
 
   def __init__(self, path: Path, *, minutes: float):
     self._path, self._minutes = path, minutes
     self.stages: dict[str, dict[str, Any]] = {}
+    self.spent_minutes = 0.0
     try:
       found = json.loads(path.read_text())
     except (OSError, ValueError):
       return  # there is none, or it was cut off while it was written
     if found["minutes"] == minutes:
-      self.stages = found["stages"]
+      self.stages, self.spent_minutes = found["stages"], found["spent_minutes"]
 
   def add(self, name: str, steps: dict[str, Any]) -> None:
     self.stages[name] = steps
-    self._path.write_text(json.dumps({"minutes": self._minutes, "stages": self.stages}, indent=1))
+    self._write()
+
+  def spent(self, started: float) -> None:
+    """Notes that all so far is done. started: when it began, by time.monotonic()."""
+    self.spent_minutes = (time.monotonic() - started) / 60
+    self._write()
+
+  def _write(self) -> None:
+    names = ("stages", "spent_minutes")
+    plan = {"minutes": self._minutes, **{name: getattr(self, name) for name in names}}
+    self._path.write_text(json.dumps(plan, indent=1))
 
 
 def _steps_for(stage: TrainedStage, values: list[str], *, seconds: float) -> dict[str, Any]:

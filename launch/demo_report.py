@@ -31,7 +31,7 @@ def write_demo_report(out: Path, *, demo: Any, judged: Any, metrics: dict[str, A
     title="noise2music: what this cascade learnt",
     summary=[
       f"{len(metrics['stages'])} stages, trained on {demo.corpus.hours:g} hours of rendered scores,"
-      f" within {metrics['minutes']:.1f} minutes of the command's last start. None of the prompts"
+      f" {metrics['minutes']:.1f} minutes from the first note to this page. None of the prompts"
       " below was in training: their pairs of instrument and tempo were held out.",
       f"The first stage is {first.replace('_', ' ')}; every clip went through all stages to"
       f" {judged.generated.sample_rate_hz / 1000:g} kHz.",

@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
   arguments = gin_main.parse_arguments(parser, argv)
   gin_main.start(arguments.flags)
   from noise2music.config import gin_utils
-  from noise2music.pipeline import Pipeline, check_request
+  from noise2music.pipeline import Pipeline, check_request, make_output_folder
 
   flags = arguments.flags
   gin_utils.parse(flags.gin_file, arguments.bindings, search_paths=flags.gin_search_paths)
@@ -66,6 +66,7 @@ def main(argv: Sequence[str]) -> int:
   if flags.dry_run:
     print("\n".join(stage.name for stage in pipeline.cascade.stages))
     return 0
+  make_output_folder(output)
   music = pipeline.generate(prompts, **asked)
   for path, seed, prompt in zip(music.save(output), music.seeds, music.prompts, strict=True):
     print(f"{path}  seed {seed}  {prompt}")

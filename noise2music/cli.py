@@ -57,12 +57,13 @@ def _train(argv: Sequence[str]) -> int:
 def _generate(argv: Sequence[str]) -> int:
   args = _generate_parser().parse_args(argv)
   from launch import gin_main
-  from noise2music.pipeline import Pipeline, check_request
+  from noise2music.pipeline import Pipeline, check_request, make_output_folder
 
   gin_main.set_up()
   names = ("duration", "steps", "cfg_scale", "negative_prompt", "seed", "batch_size")
   asked = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
   check_request(args.prompt, output=args.output, **asked)
+  make_output_folder(args.output)
   pipeline = Pipeline.from_pretrained(args.model)
   music = pipeline.generate(
     args.prompt,

@@ -9,6 +9,7 @@ import dataclasses
 import math
 import re
 import secrets
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class Generation:
   def save(self, path: str | Path) -> list[Path]:
     """Writes `path`, or `path` with -0, -1, ... before the suffix where there are more clips."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_output_folder(path)
     paths = [path]
     if len(self.audio) > 1:
       paths = [path.with_stem(f"{path.stem}-{index}") for index in range(len(self.audio))]
@@ -174,6 +175,19 @@ def _with_vocabulary_nearby(config_text: str, *, folder: Path) -> str:
     return repr(str(next((p for p in [*near, path] if p.is_file()), path)))
 
   return re.sub(r"'([^'\n]+\.model)'", found, config_text)
+
+
+def make_output_folder(path: str | Path) -> None:
+  """Makes the folder that `path` lies in. Raises UserError where nothing can be written there."""
+  folder = Path(path).parent
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      pass
+  except OSError as error:
+    raise UserError(
+      f"cannot write into {folder} ({error.strerror}): give an output in a folder of yours"
+    ) from error
 
 
 def check_request(

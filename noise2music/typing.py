@@ -57,6 +57,9 @@ class Tokenizer(Protocol):
 
   def decode(self, ids: Iterable[SupportsIndex]) -> str: ...
 
+  def fingerprint(self) -> str:
+    """Differs where the same text gets other ids; stays when a file moves."""
+
 
 @runtime_checkable
 class Objective(Protocol):

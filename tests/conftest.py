@@ -1,9 +1,14 @@
-"""Fixtures for tests of any room."""
+"""Fixtures for tests of any room; array shapes and types are checked in all of them."""
 
-from collections.abc import Iterator
+from jaxtyping import install_import_hook
 
-import jax
-import pytest
+# Before anything of it is imported: each annotated call then refuses an array of another shape.
+install_import_hook("noise2music", "beartype.beartype")
+
+from collections.abc import Iterator  # noqa: E402
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -48,6 +48,7 @@ def train_vocabulary(
       f" ({str(error).splitlines()[-1]}): ask for another size"
     ) from error
   path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(path.name + ".tmp")
   temporary.write_bytes(model.getvalue())
   os.replace(temporary, path)

@@ -76,7 +76,7 @@ def write_report(
 def spectrogram_png(audio: np.ndarray, *, sample_rate_hz: int) -> str:
   """The log-mel spectrogram of float [samples] as a data URI."""
   plt = _pyplot()
-  log_mel = LogMel(sample_rate_hz=16_000)
+  log_mel = LogMel()
   audio_16k = resample(audio, from_hz=sample_rate_hz, to_hz=log_mel.sample_rate_hz)
   length = padded_length(audio_16k.shape[-1], log_mel.hop)
   frames = np.asarray(log_mel(pad_to(audio_16k, length)))

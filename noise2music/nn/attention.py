@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Bool, Float
 
 from noise2music.nn import axes
@@ -11,7 +12,7 @@ from noise2music.nn.conv import dense, dot_general
 from noise2music.typing import Array, Mask, Signal, TextEmbedding
 
 
-def _layer_norm(x: Signal, *, dtype: jnp.dtype, name: str) -> Signal:
+def _layer_norm(x: Signal, *, dtype: DTypeLike, name: str) -> Signal:
   """Layer norm in float32, whose fast variance would be wrong for a large mean."""
   norm = nn.LayerNorm(
     dtype=jnp.float32,
@@ -27,7 +28,7 @@ class MultiHeadAttention(nn.Module):
   """Queries from x, keys and values from `context`; softmax in float32; heads share the width."""
 
   heads: int
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Signal, context: Signal, mask: Mask | None) -> Signal:
@@ -61,7 +62,7 @@ class MultiHeadAttention(nn.Module):
 class FeedForward(nn.Module):
   """Two fully connected layers with a swish between them; the hidden width is twice the input's."""
 
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Signal) -> Signal:
@@ -78,7 +79,7 @@ class SelfAttention(nn.Module):
   """x + attention(norm(x)), then y + feed_forward(norm(y))."""
 
   heads: int
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Signal) -> Signal:
@@ -96,7 +97,7 @@ class CrossAttention(nn.Module):
   """
 
   heads: int
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(

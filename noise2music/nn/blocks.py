@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Bool, Float
 
 from noise2music.nn import axes
@@ -35,7 +36,7 @@ class BlockInputs(NamedTuple):
 class Residual(Protocol):
   """The path around a block's two convolutions; called inside the block's compact method."""
 
-  def __call__(self, x: Signal, *, dtype: jnp.dtype, name: str) -> Signal: ...
+  def __call__(self, x: Signal, *, dtype: DTypeLike, name: str) -> Signal: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class FullyConnected:
 
   kernel_init: Initializer = axes.identity_init
 
-  def __call__(self, x: Signal, *, dtype: jnp.dtype, name: str) -> Signal:
+  def __call__(self, x: Signal, *, dtype: DTypeLike, name: str) -> Signal:
     return dense(x.shape[-1], dtype=dtype, kernel_init=self.kernel_init, name=name)(x)
 
 
@@ -52,7 +53,7 @@ class FullyConnected:
 class Identity:
   """No layer on the residual path; saves channels^2 parameters a block."""
 
-  def __call__(self, x: Signal, *, dtype: jnp.dtype, name: str) -> Signal:
+  def __call__(self, x: Signal, *, dtype: DTypeLike, name: str) -> Signal:
     del dtype, name
     return x
 
@@ -70,7 +71,7 @@ class Block(nn.Module):
   self_attention: bool
   cross_attention: bool
   residual: Residual
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Signal, inputs: BlockInputs) -> Signal:

@@ -10,6 +10,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from noise2music.nn import axes
 from noise2music.nn.axes import CHANNELS, CHANNELS_IN, CHANNELS_OUT, TAPS, Initializer, named
@@ -71,7 +72,7 @@ def conv1d(
   *,
   kernel_size: int,
   name: str,
-  dtype: jnp.dtype = jnp.float32,
+  dtype: DTypeLike = jnp.float32,
   kernel_init: Initializer = axes.kernel_init,
 ) -> nn.Conv:
   """Convolution that keeps the length (zeros beyond the ends)."""
@@ -89,7 +90,7 @@ def dense(
   channels: int,
   *,
   name: str,
-  dtype: jnp.dtype = jnp.float32,
+  dtype: DTypeLike = jnp.float32,
   kernel_init: Initializer = axes.kernel_init,
   kernel_axes: tuple[str, str] = (CHANNELS_IN, CHANNELS_OUT),
 ) -> nn.Dense:
@@ -104,11 +105,11 @@ def dense(
   )
 
 
-def downsample(x: Signal, *, channels: int, stride: int, name: str, dtype: jnp.dtype) -> Signal:
+def downsample(x: Signal, *, channels: int, stride: int, name: str, dtype: DTypeLike) -> Signal:
   """[batch, time, c] -> [batch, time / stride, channels], a convolution of kernel = stride."""
   return dense(channels, dtype=dtype, name=name)(fold(x, stride))
 
 
-def upsample(x: Signal, *, channels: int, stride: int, name: str, dtype: jnp.dtype) -> Signal:
+def upsample(x: Signal, *, channels: int, stride: int, name: str, dtype: DTypeLike) -> Signal:
   """[batch, time, c] -> [batch, time * stride, channels], the transpose of `downsample`."""
   return unfold(dense(channels * stride, dtype=dtype, name=name)(x), stride)

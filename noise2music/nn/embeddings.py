@@ -4,6 +4,7 @@ import math
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from noise2music.nn.axes import CHANNELS_OUT, EMBEDDING, zeros_init
@@ -45,7 +46,7 @@ class CombineEmbedding(nn.Module):
   The linear layer starts at zero, so a fresh layer passes x unchanged.
   """
 
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Signal, embedding: Float[Array, "batch width"]) -> Signal:

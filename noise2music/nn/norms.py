@@ -10,6 +10,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from noise2music.nn import axes
@@ -107,7 +108,7 @@ class GroupNormSwish(nn.Module):
 
   groups: int = 32  # or as many as divide the channels
   epsilon: float = 1e-5
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Signal) -> Signal:

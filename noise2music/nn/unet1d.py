@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Bool, Float
 
 from noise2music.errors import UserError
@@ -71,7 +72,7 @@ class UNet1D(nn.Module):
   patch: int = 1
   groups: int = 32
   residual: Residual = FullyConnected()
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   stacking: Stacking = Auto()
 
   def __post_init__(self):

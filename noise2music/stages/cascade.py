@@ -104,6 +104,15 @@ class Cascade:
     unknown = set(sampling or {}) - {stage.name for stage in self.stages}
     if unknown:
       raise ValueError(f"no stage is called {sorted(unknown)}")
+    samplings = {
+      stage.name: (sampling or {}).get(stage.name) or stage.sampling for stage in self.stages
+    }
+    guided = {name for name, chosen in samplings.items() if chosen.guidance_scale != 1}
+    if negative_prompt is not None and not guided:
+      raise UserError(
+        "without guidance a negative prompt leads nowhere: ask for a guidance scale above 1, or"
+        " leave the negative prompt out"
+      )
     parts: dict[str, list[np.ndarray]] = {stage.name: [] for stage in self.stages}
     for start, rows in _batches(len(prompts), batch_size):
       made: dict[str, jax.Array] = {}
@@ -113,7 +122,8 @@ class Cascade:
           on_stage(stage.name, start, len(prompts))
         keys = clip_keys(np.asarray(seeds)[rows], stage_name=stage.name)
         text = _embed(objective, tree, [prompts[row] for row in rows])
-        negative = _embed(objective, tree, [negative_prompt] * len(rows))
+        led_away = negative_prompt if stage.name in guided else None
+        negative = _embed(objective, tree, [led_away] * len(rows))
         if sharding is not None:
           keys, text, negative = jax.device_put((keys, text, negative), sharding)
         made[stage.name] = sample(
@@ -124,7 +134,7 @@ class Cascade:
           text=text,
           negative_text=negative,
           signals={name: made[maker] for name, maker in self.sources(index).items()},
-          sampling=(sampling or {}).get(stage.name),
+          sampling=samplings[stage.name],
         )
       clips = min(batch_size, len(prompts) - start)
       for name, signal in made.items():

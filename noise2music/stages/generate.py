@@ -55,6 +55,10 @@ def sample(
     )
   if (text is None) != (stage.text is None):
     raise ValueError(f"stage {stage.name!r} {'needs' if stage.text else 'takes no'} text")
+  if negative_text is not None and (sampling or stage.sampling).guidance_scale == 1:
+    raise ValueError(f"stage {stage.name!r}: without guidance a negative text leads nowhere")
+  if sampling is not None:
+    stage.check_sampling(sampling)
   sampling = sampling or stage.sampling
   scale = sampling.guidance_scale
   # The scale itself is data, so that trying several compiles nothing anew.

@@ -2,7 +2,8 @@
 
 Everything between the host's batch and the loss runs here, inside the jitted step: resampling,
 log-mel, up-sampling, augmentation, the text encoder. Every draw is keyed by the step's key and the
-clip's id, so it does not depend on where in which batch a clip lies.
+clip's id, so it does not depend on where in which batch a clip lies. (Two snippets of one clip in
+one batch, which takes a data set smaller than a batch, are given the same noise.)
 """
 
 import dataclasses

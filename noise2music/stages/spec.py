@@ -1,6 +1,7 @@
 """A stage is a value: what differs between the models of the cascade is data, not code."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,8 @@ class Sampling:
   it was given and cannot lose it. start_noise: standard deviation of the noise that sampling starts
   from; below 1 it draws nearer to the mean of what the condition allows, with less hiss. Both are
   not in the paper: they help cascaders that were trained too short.
+
+  Raises ValueError, when built, on numbers that mean nothing.
   """
 
   time_steps: Any = UniformSteps(count=100)
@@ -32,6 +35,17 @@ class Sampling:
   clip_percentile: float | None = 99.5
   keep_low_band: bool = False
   start_noise: float = 1.0
+
+  def __post_init__(self):
+    if not math.isfinite(self.guidance_scale):
+      raise ValueError(f"guidance_scale must be a finite number, got {self.guidance_scale}")
+    if self.clip_percentile is not None and not 0 < self.clip_percentile <= 100:
+      raise ValueError(
+        f"clip_percentile must lie in (0, 100], or be None to leave the signal alone, got"
+        f" {self.clip_percentile}"
+      )
+    if not 0 <= self.start_noise <= 1:
+      raise ValueError(f"start_noise must lie in [0, 1], got {self.start_noise}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,10 +99,6 @@ class Stage:
         ": set UNet1D.out_channels to the latter",
       ),
       (
-        self.sampling.guidance_scale != 1 and self.text is None,
-        "a guidance scale needs a text condition: add one, or set guidance_scale to 1",
-      ),
-      (
         network.takes_text != (self.text is not None),
         "cross-attention and a text condition go together: set UNet1D.cross_attention at some depth"
         " and conditions['text'], or neither",
@@ -105,15 +115,29 @@ class Stage:
         self._has(Combine) and self.text is None,
         "the pooled text of a Combine condition needs a text condition beside it",
       ),
-      (
-        self.sampling.keep_low_band and self.low_band is None,
-        "keep_low_band needs a Stacked waveform of a lower rate than the target's",
-      ),
       (self.train_seconds <= 0, f"train_seconds must be positive, got {self.train_seconds}"),
     ]
     for wrong, message in problems:
       if wrong:
         raise ValueError(f"stage {self.name!r}: {message}")
+    self.check_sampling(self.sampling)
+
+  def check_sampling(self, sampling: Sampling) -> None:
+    """Raises ValueError where the stage cannot be sampled so."""
+    problems = [
+      (
+        sampling.guidance_scale != 1 and self.text is None,
+        "a guidance scale needs a text condition: add one, or set guidance_scale to 1",
+      ),
+      (
+        sampling.keep_low_band and self.low_band is None,
+        "keep_low_band needs a Stacked waveform of a lower rate than the target's",
+      ),
+    ]
+    for wrong, message in problems:
+      if wrong:
+        raise ValueError(f"stage {self.name!r}: {message}")
+    sampling.time_steps.times(self.noise_schedule)  # refuses a grid that leaves the schedule
 
   def _has(self, mechanism: type) -> bool:
     return any(isinstance(condition, mechanism) for condition in self.conditions.values())

@@ -5,6 +5,7 @@ file that a published T5 comes with. `tokenize` turns texts into the arrays of a
 """
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -45,6 +46,9 @@ class ByteTokenizer:
     data = bytes(k for k in bytes_and_others if 0 <= k < 256)
     return data.decode("utf-8", errors="replace")
 
+  def fingerprint(self) -> str:
+    return "bytes"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SentencePieceTokenizer:
@@ -66,7 +70,8 @@ class SentencePieceTokenizer:
     pieces = sentencepiece.SentencePieceProcessor()
     try:
       # From bytes, not from the name, so that no message goes to stderr behind our back.
-      pieces.LoadFromSerializedProto(path.read_bytes())
+      model = path.read_bytes()
+      pieces.LoadFromSerializedProto(model)
       ids = (pieces.pad_id(), pieces.eos_id())
     except Exception as error:
       raise UserError(
@@ -78,6 +83,7 @@ class SentencePieceTokenizer:
         "trained with pad_id=0 and eos_id=1"
       )
     object.__setattr__(self, "_pieces", pieces)
+    object.__setattr__(self, "_digest", hashlib.sha256(model).hexdigest())
 
   @property
   def vocab_size(self) -> int:
@@ -93,6 +99,9 @@ class SentencePieceTokenizer:
   def decode(self, ids: Iterable[SupportsIndex]) -> str:
     """Text of `ids`; padding, ends and ids beyond the pieces are skipped."""
     return self._pieces.decode([k for k in map(int, ids) if EOS_ID < k < self.vocab_size])
+
+  def fingerprint(self) -> str:
+    return f"sentencepiece {self._digest}"
 
   def _byte(self, piece: int) -> int:
     """The byte of a fall-back piece such as `<0xE3>`; 0 for an ordinary one."""

@@ -69,7 +69,7 @@ class Preview:
 
   def _samples(self, signals: dict[str, jax.Array]) -> Samples:
     audio, images = {}, {}
-    log_mel = LogMel(sample_rate_hz=16_000)
+    log_mel = LogMel()
     for name, signal in signals.items():
       clips, rate = self.objective.stage.target.decode(signal)
       for index, clip in enumerate(np.asarray(clips)):

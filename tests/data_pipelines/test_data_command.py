@@ -8,6 +8,7 @@ import soundfile
 
 from data_pipelines import command
 from data_pipelines.manifest import read_manifest
+from noise2music.text.tokenizer import SentencePieceTokenizer
 
 
 @pytest.fixture
@@ -34,6 +35,20 @@ def test_import_check_cut(music, tmp_path, capsys):
   assert "3 clips" in capsys.readouterr().out
   assert [clip.duration for clip in read_manifest(out / "manifest.jsonl")] == [0.5] * 3
   assert command.main(["check", str(out), "--headers-only"]) == 0
+
+
+def test_vocabulary_of_the_titles(tmp_path, music, capsys):
+  for index, path in enumerate(sorted(music.iterdir())):
+    path.with_suffix(".txt").write_text(f"A slow tune number {index} for violin and flute.\n")
+  source, model = tmp_path / "source", tmp_path / "made" / "vocabulary.model"
+  splits = ["--validation-percent", "0", "--test-percent", "0"]
+  command.main(["import", str(music), "--out", str(source), *splits])
+  assert command.main(["vocabulary", str(source), "--out", str(model), "--size", "290"]) == 0
+  assert capsys.readouterr().out.endswith(f"wrote {model}\n")
+  tokenizer = SentencePieceTokenizer(path=model)
+  assert tokenizer.decode(tokenizer.encode("violin and flute")) == "violin and flute"
+  assert command.main(["vocabulary", str(source), "--out", str(model), "--split", "none"]) == 2
+  assert "no captions in its none split" in capsys.readouterr().err
 
 
 def test_check_finds_and_reports(music, tmp_path, capsys):

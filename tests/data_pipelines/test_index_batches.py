@@ -242,6 +242,11 @@ def test_refuses_what_it_cannot_honour(folder, change, says):
     batches_of(folder, **change)
 
 
+class OtherBytes(ByteTokenizer):
+  def fingerprint(self) -> str:
+    return "others"
+
+
 def test_fingerprint_tells_other_data_from_this(folder, tmp_path):
   here = batches_of(folder).fingerprint()
   assert json.loads(json.dumps(here)) == here
@@ -251,6 +256,8 @@ def test_fingerprint_tells_other_data_from_this(folder, tmp_path):
     batches_of(write_set(tmp_path, count=9)),
     batches_of(folder, text_batch=TextBatch(separator="; ")),
     batches_of(folder, spec=dataclasses.replace(SPEC, batch_size=2)),
+    batches_of(folder, spec=dataclasses.replace(SPEC, token_length=SPEC.token_length + 1)),
+    batches_of(folder, tokenizer=OtherBytes()),
   ]
   assert all(other.fingerprint() != here for other in others)
 

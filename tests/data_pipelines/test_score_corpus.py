@@ -320,6 +320,10 @@ def test_captions_of_each_kind_say_what_is_known():
     ({"textures": ("thick",)}, "No texture 'thick'"),
     ({"textures": (POLYPHONY,), "instruments": ("flute",)}, "flute plays one note at a time"),
     ({"textures": (POLYPHONY,), "instruments": ("piano",)}, "ryansMammoth has melodies only"),
+    (
+      {"textures": (SINGLE_LINE, POLYPHONY), "instruments": ("flute", "violin")},
+      "None of the instruments plays several notes",
+    ),
     ({"clip_seconds": 0.1}, "between 0.5 and 600"),
     ({"hours": -1.0}, "above 0"),
     ({"sample_rate_hz": 10}, "between 1,000"),
@@ -368,6 +372,17 @@ def test_both_textures_are_drawn_where_there_are_parts(made_up):
   made = plans(corpus)
   assert {plan.texture for plan in made} == {SINGLE_LINE, POLYPHONY}
   assert all(plan.score.parts == (1 if plan.texture == SINGLE_LINE else 3) for plan in made)
+
+
+def test_who_plays_one_note_at_a_time_gets_the_top_part(made_up):
+  corpus = ScoreCorpus(instruments=("piano", "flute"), textures=(SINGLE_LINE, POLYPHONY), hours=0.2)
+  made = plans(corpus)
+  heard = {(plan.instrument.name, plan.texture) for plan in made}
+  assert heard == {("piano", SINGLE_LINE), ("piano", POLYPHONY), ("flute", SINGLE_LINE)}
+  chorales = dataclasses.replace(corpus, collections=("bachChorales",))
+  texts = [prompt.text for prompt in chorales.held_out_prompts(40) if prompt.instrument == "flute"]
+  assert texts
+  assert not any("polyphony" in text for text in texts)
 
 
 def test_held_out_prompts_name_their_pair():

@@ -43,6 +43,16 @@ def test_the_same_captions_give_the_same_bytes(tmp_path: Path) -> None:
   assert first == train_vocabulary(manifest, tmp_path / "b.model", vocab_size=330).read_bytes()
 
 
+def test_a_vocabulary_is_known_by_what_it_says_and_not_by_where_it_lies(tmp_path: Path) -> None:
+  manifest = _manifest(tmp_path, TEXTS)
+  paths = [
+    train_vocabulary(manifest, tmp_path / name / "v.model", vocab_size=size)
+    for name, size in (("a", 330), ("b", 330), ("c", 320))
+  ]
+  a, b, c = (SentencePieceTokenizer(path=path).fingerprint() for path in paths)
+  assert a == b != c
+
+
 @pytest.mark.parametrize(("texts", "split"), [([], "train"), (TEXTS, "test")])
 def test_no_captions_are_said_to_be_none(tmp_path: Path, texts: list[str], split: str) -> None:
   with pytest.raises(UserError, match="no captions in its train split"):

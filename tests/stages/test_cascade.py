@@ -85,6 +85,25 @@ def test_seed_prompt_and_negative_prompt_each_change_the_clip() -> None:
     assert np.abs(base - other).max() > 1e-3
 
 
+def test_a_negative_prompt_that_would_lead_nowhere_is_refused() -> None:
+  stages, params = cascade()
+  unguided = {"waveform_generator": tiny.SAMPLING}
+  with pytest.raises(UserError, match="without guidance a negative prompt leads nowhere"):
+    stages.generate(
+      params, ["a jig"], seeds=[7], seconds=0.3, negative_prompt="noise", sampling=unguided
+    )
+
+
+def test_a_sampling_that_a_stage_cannot_honour_is_refused() -> None:
+  objective = tiny.objective("super_resolution")
+  guided = dataclasses.replace(tiny.SAMPLING, guidance_scale=2.0)
+  with pytest.raises(ValueError, match="a guidance scale needs a text condition"):
+    sample(
+      objective.stage, {}, keys=clip_keys([3], stage_name="s"), steps=64, sampling=guided,
+      signals={"low_fidelity": np.zeros((1, 32, 1), np.float32)},
+    )  # fmt: skip
+
+
 def test_guidance_of_one_ignores_the_unconditional_branch() -> None:
   objective = tiny.objective("waveform_generator")
   params = random_params(objective, seed=0)

@@ -4,6 +4,7 @@ import pytest
 import tiny
 
 from noise2music.diffusion.noise_schedules import CosineSchedule
+from noise2music.diffusion.time_steps import UniformLogSnrSteps
 from noise2music.stages import conditioning
 from noise2music.stages.spec import Sampling, Stage
 
@@ -47,11 +48,30 @@ def test_a_stage_without_conditions_is_legal() -> None:
     ({"network": tiny.network(combine=True)}, "combine"),
     ({"sampling": Sampling(keep_low_band=True)}, "lower rate"),
     ({"train_seconds": 0.0}, "train_seconds"),
+    (
+      {"sampling": Sampling(time_steps=UniformLogSnrSteps(count=5, inner=(-500.0, 0.0)))},
+      "within the schedule's",
+    ),
   ],
 )
 def test_refuses_what_it_could_not_honour(changes: dict, message: str) -> None:
   with pytest.raises(ValueError, match=message):
     _stage(**changes)
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [
+    {"guidance_scale": float("nan")},
+    {"clip_percentile": 0.0},
+    {"clip_percentile": 101.0},
+    {"start_noise": -0.1},
+    {"start_noise": 1.5},
+  ],
+)
+def test_sampling_refuses_numbers_that_mean_nothing(settings: dict) -> None:
+  with pytest.raises(ValueError, match=next(iter(settings))):
+    Sampling(**settings)
 
 
 def test_text_and_conditioner_go_together() -> None:

@@ -16,7 +16,7 @@ import math
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from data_pipelines.datasets.score_corpus.arrange import TEMPOS, Tempo, playable
@@ -29,7 +29,7 @@ from data_pipelines.datasets.score_corpus.captions import (
 )
 from data_pipelines.datasets.score_corpus.catalogue import Work, collection, works
 from data_pipelines.datasets.score_corpus.clips import Plan, render_clip
-from data_pipelines.datasets.score_corpus.instruments import instrument
+from data_pipelines.datasets.score_corpus.instruments import Instrument, instrument
 from data_pipelines.datasets.score_corpus.runner import Runner
 from data_pipelines.datasets.score_corpus.scores import Score, read_score
 from data_pipelines.datasets.score_corpus.sound_font import default_sound_font
@@ -40,6 +40,7 @@ from data_pipelines.manifest import (
   cannot_write,
   write_manifest,
 )
+from data_pipelines.parallel import default_workers
 from noise2music.audio.wav_io import AudioError
 from noise2music.errors import UserError
 
@@ -71,7 +72,8 @@ class ScoreCorpus:
     collections: names from catalogue.COLLECTIONS.
     instruments: names from instruments.INSTRUMENTS.
     tempos: of which each clip gets one, and a number of beats per minute from its range.
-    textures: SINGLE_LINE (the top part) or POLYPHONY (all parts, on instruments that can).
+    textures: SINGLE_LINE (the top part) or POLYPHONY (all parts, on instruments that can; the
+      others play the top part).
     clip_seconds: length of every clip.
     hours: of music in all splits together.
     sample_rate_hz: of the files.
@@ -108,8 +110,10 @@ class ScoreCorpus:
     if unknown := set(self.textures) - set(TEXTURES):
       raise UserError(f"No texture {min(unknown)!r}: choose from {', '.join(TEXTURES)}.")
     single = [p.name for p in players if not p.polyphonic]
-    if POLYPHONY in self.textures and single:
-      raise UserError(f"{single[0]} plays one note at a time: leave it, or polyphony, out.")
+    if single and SINGLE_LINE not in self.textures:
+      raise UserError(f"{single[0]} plays one note at a time: add the texture {SINGLE_LINE!r}.")
+    if POLYPHONY in self.textures and len(single) == len(players):
+      raise UserError("None of the instruments plays several notes at once: leave polyphony out.")
     melodies = [name for name in self.collections if not collection(name).parts]
     if melodies and SINGLE_LINE not in self.textures:
       raise UserError(f"{melodies[0]} has melodies only: add the texture {SINGLE_LINE!r}.")
@@ -192,7 +196,7 @@ class ScoreCorpus:
       out.mkdir(parents=True, exist_ok=True)
       self._require_space(out)
       self._write_state(out, complete=False)
-      with Runner(workers or os.cpu_count() or 1) as run:
+      with Runner(workers or default_workers()) as run:
         plans = self._plan(run, cache, progress)
         clips = list(self._render(run, plans, out, progress))
       write_manifest(manifest, clips)
@@ -215,10 +219,10 @@ class ScoreCorpus:
       draw = random.Random(f"prompt/{self.seed}/{seed}/{index}")
       name, word = self.held_out[index % len(self.held_out)]
       work = draw.choice(works(draw.choice(self.collections)))
-      group = work.collection
+      group, player = work.collection, instrument(name)
       tempo = tempos[word]
       facts = Facts(
-        instrument=instrument(name),
+        instrument=player,
         tempo=tempo,
         bpm=draw.randint(tempo.low_bpm, tempo.high_bpm),
         key=draw.choice(("G", "D", "A", "F", "C")),
@@ -226,7 +230,7 @@ class ScoreCorpus:
         metre=_METRES.get(work.genre, group.metre),
         genre=work.genre,
         style=group.style,
-        texture=draw.choice([t for t in self.textures if t == SINGLE_LINE or group.parts]),
+        texture=draw.choice(_played_by(player, self.textures if group.parts else (SINGLE_LINE,))),
         parts=4,
         composer=group.composer,
       )
@@ -280,9 +284,10 @@ class ScoreCorpus:
     split = self.split_of(work)
     words = {tempo.word: tempo for tempo in self.tempos}
     hidden = bool(self.held_out) and split == TEST and draw.random() < 0.5
-    pairs = itertools.product(self.instruments, words)
+    played = {name: _played_by(instrument(name), textures) for name in self.instruments}
+    pairs = itertools.product([name for name in self.instruments if played[name]], words)
     name, word = draw.choice([pair for pair in pairs if (pair in self.held_out) == hidden])
-    texture = draw.choice(list(textures))
+    texture = draw.choice(played[name])
     return Plan(
       index=index,
       split=split,
@@ -342,3 +347,8 @@ class ScoreCorpus:
         f"{self.hours:g} hours of music need {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are "
         f"free at {out}: lower hours, or give a folder on another disk."
       )
+
+
+def _played_by(player: Instrument, textures: Iterable[str]) -> list[str]:
+  """Those of the textures that an instrument can play."""
+  return [texture for texture in textures if texture == SINGLE_LINE or player.polyphonic]

@@ -48,6 +48,19 @@ def same_piece(scores: list[tuple[Work, Score]]) -> dict[str, str]:
   return {key: root(key) for key in sorted(parent) if root(key) != key}
 
 
+_HEADER = '''\
+"""Works that are one piece under several names; made by duplicates.py.
+
+A table, one line a work, and as long as there are such works: it is kept because finding them reads
+the whole of music21's corpus, and no two splits may share a piece.
+"""
+
+# fmt: off
+# ruff: noqa: E501
+SAME_PIECE = {
+'''
+
+
 def main(cache: Path) -> None:
   """Reads everything and writes the table next to this file."""
   scores = []
@@ -57,8 +70,7 @@ def main(cache: Path) -> None:
       scores += [(work, score) for work, score in found if score is not None]
   table = same_piece(scores)
   with atomic_text(Path(__file__).with_name("same_piece.py")) as out:
-    out.write('"""Works that are one piece under several names; made by duplicates.py."""\n\n')
-    out.write("# fmt: off\n# ruff: noqa: E501\nSAME_PIECE = {\n")
+    out.write(_HEADER)
     out.writelines(f"  {key!r}: {other!r},\n" for key, other in table.items())
     out.write("}\n")
 

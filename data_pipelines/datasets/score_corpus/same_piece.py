@@ -1,4 +1,8 @@
-"""Works that are one piece under several names; made by duplicates.py."""
+"""Works that are one piece under several names; made by duplicates.py.
+
+A table, one line a work, and as long as there are such works: it is kept because finding them reads
+the whole of music21's corpus, and no two splits may share a piece.
+"""
 
 # fmt: off
 # ruff: noqa: E501

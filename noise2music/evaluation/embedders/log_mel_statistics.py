@@ -25,7 +25,7 @@ class LogMelStatistics:
   window_seconds: length of the window behind one embedding; windows do not overlap.
   """
 
-  log_mel: LogMel = LogMel(sample_rate_hz=16_000, bands=40, floor_db=-50.0)
+  log_mel: LogMel = LogMel(bands=40, floor_db=-50.0)
   window_seconds: float = 1.0
 
   @property

@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
     "--minutes", type=float, default=15.0, help="for everything; 15 where left out"
   )
   parser.add_argument(
-    "--out", type=Path, help="folder of all results; runs/demo, or runs/demo-long from 40 minutes on"
+    "--out", type=Path, help="folder of all results; runs/demo, or runs/demo-long where it is long"
   )
   args = parser.parse_args(argv)
   gin_main.set_up()

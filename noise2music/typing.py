@@ -20,6 +20,7 @@ Batch: TypeAlias = Mapping[str, Array]  # names, dtypes and shapes: noise2music/
 Waveform: TypeAlias = Float[Array, "*batch samples"]  # mono, in [-1, 1]
 LogMel: TypeAlias = Float[Array, "*batch frames bands"]  # in [-1, 1]
 Signal: TypeAlias = Float[Array, "batch time channels"]  # what a network denoises
+OtherSignal: TypeAlias = Float[Array, "batch _ _"]  # of another length or width than the Signal
 Level: TypeAlias = Float[Array, "batch"]  # one diffusion time, alpha, sigma or log-SNR a clip
 TextEmbedding: TypeAlias = Float[Array, "batch tokens width"]
 Tokens: TypeAlias = Int[Array, "batch tokens"]

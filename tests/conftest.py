@@ -3,7 +3,7 @@
 from jaxtyping import install_import_hook
 
 # Before anything of it is imported: each annotated call then refuses an array of another shape.
-install_import_hook("noise2music", "beartype.beartype")
+install_import_hook("noise2music", "type_checks.check")
 
 from collections.abc import Iterator  # noqa: E402
 

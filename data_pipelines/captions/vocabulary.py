@@ -11,7 +11,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from data_pipelines.manifest import read_manifest
+from data_pipelines.manifest import manifest_path, read_manifest
 from noise2music.errors import UserError
 
 
@@ -23,6 +23,7 @@ def train_vocabulary(
   Deterministic. Every byte is a piece, so any text can be written. Raises UserError where the clips
   of the split have no captions.
   """
+  manifest = manifest_path(manifest)
   if not any(True for _ in _texts(manifest, split)):
     raise UserError(f"{manifest} has no captions in its {split} split: a vocabulary needs some")
   model = io.BytesIO()

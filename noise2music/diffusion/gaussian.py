@@ -4,7 +4,7 @@ alpha and sigma are [batch], one level a clip, and are broadcast over the traili
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ def predict_x(x_t: Signal, eps: Signal, *, alpha: Level, sigma: Level) -> Signal
   return (x_t - expand(sigma, x_t) * eps) / expand(alpha, x_t)
 
 
+@runtime_checkable
 class Prediction(Protocol):
   """What the output of the network means."""
 

@@ -1,7 +1,7 @@
 """Denoising losses: E[w(t) |output - target|^2], t uniform on [0, 1] (the paper's equation 1)."""
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from noise2music.diffusion import gaussian
 from noise2music.typing import Array, Level, NoiseSchedule, Signal
 
 
+@runtime_checkable
 class LossWeight(Protocol):
   """w(t), [batch] -> [batch] float32."""
 

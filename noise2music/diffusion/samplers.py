@@ -8,7 +8,7 @@ device runs one `lax.scan` over the table: the network is traced once and only t
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ NoiseFn: TypeAlias = Callable[[Int[Array, ""]], Signal]
 Table: TypeAlias = dict[str, jax.Array]  # name -> [N], one row a step
 
 
+@runtime_checkable
 class Sampler(Protocol):
   """Runs the reverse process over a grid of times."""
 

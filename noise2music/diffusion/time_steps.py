@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from noise2music.typing import NoiseSchedule
 
 
+@runtime_checkable
 class TimeSteps(Protocol):
   """A grid of N steps."""
 

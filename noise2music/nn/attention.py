@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from noise2music.nn import axes
 from noise2music.nn.axes import CHANNELS, CHANNELS_IN, CHANNELS_OUT, HEAD_WIDTH, HEADS, named
 from noise2music.nn.conv import dense, dot_general
-from noise2music.typing import Array, Mask, Signal, TextEmbedding
+from noise2music.typing import Array, Mask, OtherSignal, Signal, TextEmbedding
 
 
 def _layer_norm(x: Signal, *, dtype: DTypeLike, name: str) -> Signal:
@@ -31,7 +31,7 @@ class MultiHeadAttention(nn.Module):
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Signal, context: Signal, mask: Mask | None) -> Signal:
+  def __call__(self, x: Signal, context: OtherSignal, mask: Mask | None) -> Signal:
     width = x.shape[-1]
     project = lambda source, axis, name: nn.DenseGeneral(  # noqa: E731
       (self.heads, width // self.heads),

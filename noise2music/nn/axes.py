@@ -6,6 +6,7 @@ come out of `init` boxed with their names: `flax.linen.get_partition_spec(variab
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -47,7 +48,7 @@ class Named(nn.LogicallyPartitioned):
   rank that the names do not fit. `sharding/` places parameters, so nothing is lost.
   """
 
-  def unbox(self, apply_constraint: bool = True) -> jax.Array:
+  def unbox(self, apply_constraint: bool = True) -> Any:
     del apply_constraint
     return self.value
 

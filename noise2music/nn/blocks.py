@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ class BlockInputs(NamedTuple):
   text: TextInput | None = None
 
 
+@runtime_checkable
 class Residual(Protocol):
   """The path around a block's two convolutions; called inside the block's compact method."""
 

@@ -14,22 +14,22 @@ from jax.typing import DTypeLike
 
 from noise2music.nn import axes
 from noise2music.nn.axes import CHANNELS, CHANNELS_IN, CHANNELS_OUT, TAPS, Initializer, named
-from noise2music.typing import Signal
+from noise2music.typing import Array, OtherSignal, Signal
 
 
-def fold(x: Signal, factor: int) -> Signal:
+def fold(x: Signal, factor: int) -> OtherSignal:
   """[batch, time, channels] -> [batch, time / factor, factor * channels]; time must divide."""
   batch, time, channels = x.shape
   return x.reshape(batch, time // factor, factor * channels)
 
 
-def unfold(x: Signal, factor: int) -> Signal:
+def unfold(x: Signal, factor: int) -> OtherSignal:
   """The inverse of `fold`."""
   batch, time, channels = x.shape
   return x.reshape(batch, time * factor, channels // factor)
 
 
-def dot_general(x: jax.Array, kernel: jax.Array, dimensions, precision=None, **kwargs) -> jax.Array:
+def dot_general(x: Array, kernel: Array, dimensions, precision=None, **kwargs) -> jax.Array:
   """`lax.dot_general` of x's last axes with the kernel's first, as flax's dense layers call it.
 
   The kernel's gradient is asked for in the kernel's own layout. The transpose that automatic
@@ -105,11 +105,13 @@ def dense(
   )
 
 
-def downsample(x: Signal, *, channels: int, stride: int, name: str, dtype: DTypeLike) -> Signal:
+def downsample(
+  x: Signal, *, channels: int, stride: int, name: str, dtype: DTypeLike
+) -> OtherSignal:
   """[batch, time, c] -> [batch, time / stride, channels], a convolution of kernel = stride."""
   return dense(channels, dtype=dtype, name=name)(fold(x, stride))
 
 
-def upsample(x: Signal, *, channels: int, stride: int, name: str, dtype: DTypeLike) -> Signal:
+def upsample(x: Signal, *, channels: int, stride: int, name: str, dtype: DTypeLike) -> OtherSignal:
   """[batch, time, c] -> [batch, time * stride, channels], the transpose of `downsample`."""
   return unfold(dense(channels * stride, dtype=dtype, name=name)(x), stride)

@@ -71,18 +71,17 @@ class Stage:
   sampling: Sampling = Sampling()
 
   def __post_init__(self):
+    text_kinds = {"text": CrossAttention, "text_pooled": Combine}
+    for name, condition in self.conditions.items():
+      if not isinstance(condition, text_kinds.get(name, Stacked | Aligned)):
+        raise ValueError(
+          f"stage {self.name!r}: condition {name!r} cannot be {type(condition).__name__}: text goes"
+          " through CrossAttention (as 'text') or Combine (as 'text_pooled'), signals through"
+          " Stacked or Aligned"
+        )
     network = self.network
     problems = []
     for name, condition in self.conditions.items():
-      is_text = isinstance(condition, CrossAttention | Combine)
-      problems.append(
-        (
-          is_text != (name in ("text", "text_pooled")),
-          f"condition {name!r} cannot be {type(condition).__name__}: text goes through"
-          " CrossAttention (as 'text') or Combine (as 'text_pooled'), signals through Stacked"
-          " or Aligned",
-        )
-      )
       if isinstance(condition, Aligned):
         problems.append(
           (

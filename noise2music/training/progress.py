@@ -7,9 +7,10 @@ to go includes saving and sampling, because the person waits for those too.
 import sys
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Progress(Protocol):
   def say(self, line: str) -> None:
     """One line that stays."""

@@ -7,7 +7,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,7 @@ Audio = Mapping[str, tuple[np.ndarray, int]]
 Images = Mapping[str, np.ndarray]
 
 
+@runtime_checkable
 class Writer(Protocol):
   """`step` is the number of updates done."""
 

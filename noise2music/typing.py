@@ -11,9 +11,11 @@ from typing import Any, Protocol, SupportsIndex, TypeAlias, runtime_checkable
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, PRNGKeyArray, UInt
+from jaxtyping import Key as TypedKey
 
 Array: TypeAlias = jax.Array | np.ndarray
 Key: TypeAlias = PRNGKeyArray
+Keys: TypeAlias = TypedKey[Array, "batch"]  # one a clip
 PyTree: TypeAlias = Any
 Batch: TypeAlias = Mapping[str, Array]  # names, dtypes and shapes: noise2music/batch.py
 

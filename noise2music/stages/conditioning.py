@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from noise2music import typing as n2m
 from noise2music.audio import blur
@@ -22,7 +23,7 @@ from noise2music.diffusion.noise_augment import NoiseAugment  # noqa: F401  (an 
 from noise2music.stages.representations import Representation
 
 # An augmentation corrupts a conditioning signal in training: (signal, keys [batch]) -> signal.
-Augmentation = Callable[[n2m.Signal, n2m.Key], n2m.Signal]
+Augmentation = Callable[[n2m.Signal, n2m.Keys], n2m.Signal]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ class Blur1D:
   std_min: float = 0.1
   std_max: float = 5.0
 
-  def __call__(self, x: n2m.Signal, keys: n2m.Key) -> n2m.Signal:
+  def __call__(self, x: n2m.Signal, keys: n2m.Keys) -> n2m.Signal:
     return blur.gaussian_blur_1d(x, _draw_std(keys, self.std_min, self.std_max), size=self.size)
 
 
@@ -81,11 +82,11 @@ class Blur2D:
   std_min: float = 0.2
   std_max: float = 1.0
 
-  def __call__(self, x: n2m.Signal, keys: n2m.Key) -> n2m.Signal:
+  def __call__(self, x: n2m.Signal, keys: n2m.Keys) -> n2m.Signal:
     return blur.gaussian_blur_2d(x, _draw_std(keys, self.std_min, self.std_max), size=self.size)
 
 
-def _draw_std(keys: n2m.Key, low: float, high: float) -> n2m.Level:
+def _draw_std(keys: n2m.Keys, low: float, high: float) -> n2m.Level:
   return jax.vmap(lambda key: jax.random.uniform(key, (), minval=low, maxval=high))(keys)
 
 
@@ -95,10 +96,10 @@ class Text:
 
   embedding: n2m.TextEmbedding
   mask: n2m.Mask
-  keep: jax.Array  # bool [batch]
+  keep: Bool[n2m.Array, "batch"]
 
-  def pooled(self) -> jax.Array:
-    """[batch, width]: the mean over real tokens; zero where the text is dropped."""
+  def pooled(self) -> Float[jax.Array, "batch width"]:
+    """The mean over real tokens; zero where the text is dropped."""
     weight = (self.mask & self.keep[:, None]).astype(self.embedding.dtype)[..., None]
     return jnp.sum(self.embedding * weight, 1) / jnp.maximum(jnp.sum(weight, 1), 1)
 
@@ -108,7 +109,7 @@ jax.tree_util.register_dataclass(Text, ["embedding", "mask", "keep"], [])
 
 def align_signal(
   signal: n2m.Signal, *, condition: Condition, target: Representation, steps: int, stride: int
-) -> n2m.Signal:
+) -> Float[n2m.Array, "batch _ channels"]:
   """Brings a conditioning signal to the length at which the network takes it.
 
   signal: [batch, time, channels] at the condition's own rate. steps: the padded length of the
@@ -128,8 +129,8 @@ def align_signal(
 
 
 def augment(
-  signals: Mapping[str, n2m.Signal], *, conditions: Mapping[str, Condition], keys: n2m.Key
-) -> dict[str, n2m.Signal]:
+  signals: Mapping[str, n2m.OtherSignal], *, conditions: Mapping[str, Condition], keys: n2m.Keys
+) -> dict[str, n2m.OtherSignal]:
   """Training only: applies each condition's augmentations, keyed by clip, name and order."""
   out = {}
   for source_index, (name, signal) in enumerate(sorted(signals.items())):
@@ -139,7 +140,7 @@ def augment(
   return out
 
 
-def fold_each(keys: n2m.Key, data: int | jax.Array) -> n2m.Key:
+def fold_each(keys: n2m.Keys, data: int | jax.Array) -> n2m.Keys:
   """Folds one number into each of a batch of keys."""
   return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)
 
@@ -148,9 +149,9 @@ def network_inputs(
   x_t: n2m.Signal,
   *,
   conditions: Mapping[str, Condition],
-  signals: Mapping[str, n2m.Signal],
+  signals: Mapping[str, n2m.OtherSignal],
   text: Text | None,
-) -> tuple[n2m.Signal, dict[str, jax.Array]]:
+) -> tuple[Float[n2m.Array, "batch time _"], dict[str, n2m.Array]]:
   """The noisy signal with its stacked channels, and the network's other entries by keyword."""
   stacked, entries = [x_t], {}
   for name, condition in sorted(conditions.items()):

@@ -7,11 +7,12 @@ batch, so a clip is the same alone, among others and on any number of devices.
 import dataclasses
 import functools
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Integer
 
 from noise2music import typing as n2m
 from noise2music.audio.framing import fit, padded_length
@@ -21,7 +22,7 @@ from noise2music.stages.conditioning import Text, align_signal, network_inputs
 from noise2music.stages.spec import Sampling, Stage
 
 
-def clip_keys(seeds: np.ndarray, *, stage_name: str) -> n2m.Key:
+def clip_keys(seeds: Sequence[int] | Integer[np.ndarray, "batch"], *, stage_name: str) -> n2m.Keys:
   """One key for each clip: [batch] seeds in [0, 2^63) -> [batch] keys that differ by stage."""
   seeds = np.asarray(seeds, np.uint64)
   halves = np.stack([seeds >> np.uint64(32), seeds & np.uint64(0xFFFFFFFF)], -1).astype(np.uint32)
@@ -33,11 +34,11 @@ def sample(
   stage: Stage,
   network_params: n2m.PyTree,
   *,
-  keys: n2m.Key,
+  keys: n2m.Keys,
   steps: int,
   text: Text | None = None,
   negative_text: Text | None = None,
-  signals: Mapping[str, n2m.Signal] | None = None,
+  signals: Mapping[str, n2m.OtherSignal] | None = None,
   sampling: Sampling | None = None,
 ) -> n2m.Signal:
   """A signal [batch, steps, channels] drawn from the stage.
@@ -128,7 +129,7 @@ def denoiser(
   network_params: n2m.PyTree,
   *,
   text: Text | None,
-  signals: Mapping[str, n2m.Signal],
+  signals: Mapping[str, n2m.OtherSignal],
 ) -> n2m.EpsFn:
   """The network as eps(x_t, t), its conditions bound; `signals` as the network takes them."""
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from noise2music import batch as batch_lib
 from noise2music import typing as n2m
@@ -33,8 +34,8 @@ class Example:
   """
 
   x: n2m.Signal
-  mask: jax.Array
-  signals: Mapping[str, n2m.Signal]
+  mask: Float[n2m.Array, "batch time"]
+  signals: Mapping[str, n2m.OtherSignal]
 
 
 jax.tree_util.register_dataclass(Example, ["x", "mask", "signals"], [])
@@ -96,7 +97,7 @@ class DenoisingObjective:
       for room, tree in params.items()
     }
 
-  def source_signals(self, batch: n2m.Batch) -> dict[str, n2m.Signal]:
+  def source_signals(self, batch: n2m.Batch) -> dict[str, n2m.OtherSignal]:
     """The conditions that are signals, made from the clips themselves, each at its own rate."""
     audio = _floats(batch)
     return {

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool
 
 from noise2music import typing as n2m
 from noise2music.errors import UserError
@@ -63,9 +64,9 @@ class TextConditioner:
     return self.encoder.apply({"params": params}, tokens, mask)
 
   def text(
-    self, params: n2m.PyTree, tokens: n2m.Tokens, mask: n2m.Mask, *, keep: jax.Array
+    self, params: n2m.PyTree, tokens: n2m.Tokens, mask: n2m.Mask, *, keep: Bool[n2m.Array, "batch"]
   ) -> Text:
-    """`keep` [batch]; rows without a single token have no text whatever `keep` says."""
+    """Rows without a single token have no text whatever `keep` says."""
     return Text(
       embedding=self.embed(params, tokens, mask),
       mask=jnp.asarray(mask),

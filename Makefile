@@ -34,7 +34,7 @@ format: $(VENV)/.all
 # All extras for Python 3.11 to 3.13 in one file; needs uv, which goes into the environment.
 lock: $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet uv
-	$(VENV)/bin/uv pip compile --universal --python-version 3.11 --extra all --upgrade --quiet \
+	$(VENV)/bin/uv pip compile --universal --python-version 3.11 --extra all --extra tpu --upgrade --quiet \
 	  --no-header --no-annotate --no-emit-index-url setup.py -o requirements.lock
 
 clean:

@@ -34,10 +34,13 @@ EXTRAS = {
   # sentencepiece 0.2.3 carries protobuf 7 code, which seqio imports and Beam (protobuf 6) refuses.
   "tf": ["tensorflow>=2.20", "seqio>=0.0.20", "sentencepiece<0.2.3"],
   "beam": ["apache-beam>=2.70"],
+  # The TPU compiler, which needs no TPU to say what a program costs on one.
+  "tpu": ["jax[tpu]>=0.10"],
   "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "beartype>=0.21"],
 }
 EXTRAS["tf"] += EXTRAS["shards"]
-EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+# Not the TPU compiler: with it installed, jax looks for a TPU whenever it starts.
+EXTRAS["all"] = sorted({need for name, extra in EXTRAS.items() if name != "tpu" for need in extra})
 
 setup(
   name="noise2music",

@@ -36,6 +36,13 @@ class BatchSpec:
   def samples(self) -> int:
     return round(self.seconds * self.sample_rate_hz)
 
+  def shapes(self) -> dict[str, np.ndarray]:
+    """Arrays of these shapes and dtypes that take up no memory, however large the batch."""
+    return {
+      name: np.broadcast_to(row[:1], (self.batch_size, *row.shape[1:]))
+      for name, row in dataclasses.replace(self, batch_size=1).zeros().items()
+    }
+
   def zeros(self) -> dict[str, np.ndarray]:
     """A batch of silence with these shapes and dtypes."""
     return {

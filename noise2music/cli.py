@@ -18,6 +18,7 @@ commands:
   data       import, check and cut music files, build shards
   train      train one stage from gin files (as python -m launch.train)
   generate   make music from a prompt
+  plan       what a run costs on a slice of TPUs, before renting it
 
 n2m COMMAND --help says more.
 """
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if command == "--version":
     print(noise2music.__version__)
     return 0
-  commands = {"data": _data, "train": _train, "generate": _generate}
+  commands = {"data": _data, "train": _train, "generate": _generate, "plan": _plan}
   if command not in commands:
     print(f"error: no command {command!r}: use one of {', '.join(commands)}", file=sys.stderr)
     return 2
@@ -52,6 +53,12 @@ def _train(argv: Sequence[str]) -> int:
   from launch import train
 
   return train.main(argv)
+
+
+def _plan(argv: Sequence[str]) -> int:
+  from launch import plan
+
+  return plan.main(argv)
 
 
 def _generate(argv: Sequence[str]) -> int:

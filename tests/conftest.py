@@ -8,7 +8,16 @@ install_import_hook("noise2music", "type_checks.check")
 from collections.abc import Iterator  # noqa: E402
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+  """For settings of a wrong type, as gin files may hold them: the package itself refuses them."""
+  jaxtyping.config.update("jaxtyping_disable", True)
+  yield
+  jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")

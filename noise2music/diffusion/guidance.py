@@ -1,19 +1,23 @@
 """Guidance and clipping: functions that take noise predictions and return one."""
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import jax.numpy as jnp
+from jaxtyping import Num
 
 from noise2music.diffusion import gaussian
-from noise2music.typing import EpsFn, Level, NoiseSchedule, Signal
+from noise2music.typing import Array, EpsFn, Level, NoiseSchedule, Signal
+
+Scale: TypeAlias = float | Num[Array, ""]  # w; it may be traced
 
 
-def combine(cond: Signal, uncond: Signal, *, scale: float) -> Signal:
+def combine(cond: Signal, uncond: Signal, *, scale: Scale) -> Signal:
   """w cond + (1 - w) uncond, for callers that run both halves as one batch."""
   return scale * cond + (1 - scale) * uncond
 
 
-def guide(cond: EpsFn, uncond: EpsFn, *, scale: float) -> EpsFn:
+def guide(cond: EpsFn, uncond: EpsFn, *, scale: Scale) -> EpsFn:
   """Classifier-free guidance: eps = w eps(x, c) + (1 - w) eps(x, none) (Ho and Salimans, 2022).
 
   scale: w. 1 is the conditional prediction alone, and the other network is then not run.

@@ -2,7 +2,7 @@
 
 The parameters of `count` blocks are stacked along a leading axis (`axes.LAYERS`). Scanned, a
 program holds one block, without which a full-size network does not compile in minutes; unrolled,
-XLA on a CPU computes gradients eleven times faster. So which it is follows the backend, and a
+XLA on a CPU computes gradients eleven times faster. So which it is follows the platform, and a
 checkpoint does not know.
 """
 
@@ -16,6 +16,13 @@ import jax.numpy as jnp
 
 from noise2music.nn.axes import LAYERS
 from noise2music.typing import PyTree, Signal
+
+
+def platform() -> str:
+  """What the program at hand is traced for, "cpu" or other: that of the mesh in force, which may
+  be of devices that are not here; else jax's default."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return device.platform if device is not None else jax.default_backend()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,13 +41,13 @@ class Unrolled:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Auto:
-  """`on_cpu` where jax's default backend is the CPU, `elsewhere` on accelerators."""
+  """`on_cpu` in programs for a CPU, `elsewhere` in those for accelerators."""
 
   on_cpu: Unrolled | Scanned = Unrolled()
   elsewhere: Unrolled | Scanned = Scanned()
 
   def resolve(self) -> Unrolled | Scanned:
-    return self.on_cpu if jax.default_backend() == "cpu" else self.elsewhere
+    return self.on_cpu if platform() == "cpu" else self.elsewhere
 
 
 Stacking: TypeAlias = Auto | Scanned | Unrolled

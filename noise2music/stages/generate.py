@@ -49,6 +49,19 @@ def sample(
 
   Raises ValueError where the stage's conditions are not what is given.
   """
+  request = {"text": text, "negative_text": negative_text, "signals": signals, "sampling": sampling}
+  return _sample(*_checked(stage, network_params, keys=keys, steps=steps, **request))
+
+
+def lower_sample(stage: Stage, network_params: n2m.PyTree, **request) -> jax.stages.Lowered:
+  """The program that `sample` runs, given its arguments or only their shapes and shardings."""
+  return _sample.lower(*_checked(stage, network_params, **request))
+
+
+def _checked(
+  stage, network_params, *, keys, steps, text=None, negative_text=None, signals=None, sampling=None
+) -> tuple:
+  """The arguments of `_sample`; raises as `sample` says."""
   signals = dict(signals or {})
   if signals.keys() != stage.signals.keys():
     raise ValueError(
@@ -64,7 +77,7 @@ def sample(
   scale = sampling.guidance_scale
   # The scale itself is data, so that trying several compiles nothing anew.
   program = dataclasses.replace(sampling, guidance_scale=0.0 if scale != 1 else 1.0)
-  return _sample(stage, steps, program, network_params, keys, scale, text, negative_text, signals)
+  return stage, steps, program, network_params, keys, scale, text, negative_text, signals
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from noise2music.errors import UserError
-from noise2music.typing import PyTree
+from noise2music.typing import Array, PyTree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,13 +30,13 @@ class Ema:
     if not 0.0 <= self.decay < 1.0:
       raise UserError(f"EMA decay is {self.decay}: give a number in [0, 1), or ema = None")
 
-  def rate(self, step: jax.Array) -> jax.Array:
+  def rate(self, step: int | Array) -> jax.Array:
     """d for the update that follows `step` updates."""
     step = jnp.asarray(step, jnp.float32)
     decay = jnp.float32(self.decay)
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if self.warm_up else decay
 
-  def update(self, average: PyTree, params: PyTree, *, step: jax.Array) -> PyTree:
+  def update(self, average: PyTree, params: PyTree, *, step: int | Array) -> PyTree:
     d = self.rate(step)
     return jax.tree.map(lambda a, p: a + (1.0 - d).astype(a.dtype) * (p - a), average, params)
 

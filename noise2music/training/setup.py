@@ -1,8 +1,7 @@
 """Everything between a `Training` and its first step: shapes, shardings, the compiled update."""
 
 import dataclasses
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -38,11 +37,16 @@ class Setup:
   fresh: Callable[[], TrainState]
   activate: Callable
 
+  def lower(self) -> jax.stages.Lowered:
+    """The update traced for this mesh, whose devices need not exist."""
+    total_steps = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(self.mesh))
+    with self.activate():
+      return self.step.lower(self.shapes, self.batch, total_steps)
+
   def compile(self) -> Callable[[TrainState, Batch], tuple[TrainState, Any]]:
     """The update as a program for this mesh; minutes for a large model, cached on disk."""
-    with self.activate():
-      total_steps = jax.device_put(jnp.int32(self.total_steps), replicated(self.mesh))
-      program = self.step.lower(self.shapes, self.batch, total_steps).compile()
+    program = self.lower().compile()
+    total_steps = jax.device_put(jnp.int32(self.total_steps), replicated(self.mesh))
     return lambda state, batch: program(state, batch, total_steps)
 
   def put(self, batch: Batch) -> dict[str, jax.Array]:
@@ -65,21 +69,21 @@ class Setup:
     return out
 
 
-def prepare(training, batch: Batch) -> Setup:
+def prepare(training, batch: Batch, *, devices: Sequence[jax.Device] | None = None) -> Setup:
   """Builds a Setup without touching an array of the model.
 
   Args:
     training: a `loop.Training`.
     batch: one batch of this host, for its shapes.
+    devices: for the mesh; all that there are where None.
   """
-  mesh = training.mesh.build()
+  mesh = training.mesh.build(devices)
   rules, objective = training.rules, training.objective
-  _check_batch(batch, shards=rules.batch_shards(mesh), parts=training.accumulation)
+  size = len(next(iter(batch.values()))) * jax.process_count()
+  check_batch(size, shards=rules.batch_shards(mesh), parts=training.accumulation)
   key = jax.random.fold_in(jax.random.key(training.seed), _INIT)
   sharding = rules.batch_sharding(mesh)
   example = {k: jax.ShapeDtypeStruct(np.shape(v), np.asarray(v).dtype) for k, v in batch.items()}
-  # Values may matter to an initialiser that looks at masks; silence is a batch like any other.
-  zeros = {k: jnp.zeros(s.shape, s.dtype) for k, s in example.items()}
 
   boxed = jax.eval_shape(objective.init, key, example)
   params = unbox(boxed)
@@ -97,6 +101,8 @@ def prepare(training, batch: Batch) -> Setup:
   def fresh() -> TrainState:
     with rules.activate(mesh):
       made = jax.jit(lambda k, b: unbox(objective.init(k, b)), out_shardings=param_shardings)
+      # Values may matter to an initialiser that looks at masks; silence is a batch like any other.
+      zeros = {k: jnp.zeros(s.shape, s.dtype) for k, s in example.items()}
       values = made(key, zeros)
       if hasattr(objective, "pretrained"):
         loaded = _fitting(objective.pretrained(values), params)
@@ -147,11 +153,10 @@ def _global(s, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
   )
 
 
-def _check_batch(batch: Batch, *, shards: int, parts: int) -> None:
-  sizes = {len(x) for x in batch.values()}
-  size = sizes.pop() * jax.process_count()
-  if sizes or size % (shards * parts):
+def check_batch(size: int, *, shards: int, parts: int) -> None:
+  """Raises UserError where a batch of `size` cannot be split among devices and parts."""
+  if size % (shards * parts):
     raise UserError(
       f"a batch of {size} does not divide into {parts} part(s) on each of {shards} device(s): "
-      f"choose a multiple of {math.lcm(shards * parts)}"
+      f"choose a multiple of {shards * parts}"
     )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from noise2music.checkpoints.leaves import named_leaves, with_leaves
 from noise2music.checkpoints.restore import EMA, PARAMS
 from noise2music.training.optimizer import Optimizer
-from noise2music.typing import Array, PyTree
+from noise2music.typing import PyTree
 
 OPTIMIZER = "optimizer"
 
@@ -21,7 +21,7 @@ class TrainState:
   ones alone.
   """
 
-  step: Array
+  step: PyTree  # like the rest, of whatever jax maps a tree to: shapes, shardings
   params: PyTree
   ema: PyTree
   opt_state: PyTree

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from noise2music.nn.stacking import platform
 from noise2music.training.optimizer import Optimizer
 from noise2music.training.state import TrainState, merge, split
 from noise2music.typing import Batch, Objective, PyTree
@@ -102,7 +103,7 @@ def _accumulate(gradient, batch: Batch, *, parts: int) -> tuple[PyTree, Metrics]
     return jax.tree.map(jnp.add, total, grads), metrics
 
   # Gradients inside a loop are many times slower than unrolled ones on a CPU.
-  unroll = parts if jax.default_backend() == "cpu" else 1
+  unroll = parts if platform() == "cpu" else 1
   total, stacked = jax.lax.scan(one, zero, divided, unroll=unroll)
   metrics = {
     name: tuple(jnp.sum(x, axis=0) for x in value)

@@ -254,6 +254,7 @@ def test_a_run_its_checkpoints_or_one_step_can_be_named(folder, path):
 
 
 @pytest.mark.parametrize("settings", [{"every": 0}, {"keep_latest": 0}, {"keep_every": 1.5}])
+@pytest.mark.usefixtures("unchecked")
 def test_policies_that_mean_nothing_are_refused(settings):
   with pytest.raises(UserError, match="whole number"):
     CheckpointPolicy(**settings)

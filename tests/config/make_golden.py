@@ -50,8 +50,11 @@ def resolved(path: Path, data: Path) -> str:
   """What the run would keep as its config. Raises UserError on a binding that nothing uses."""
   text = path.read_text()
   bindings = [f'MODEL_DIR = "{data / "run"}"', f'DATA = "{data}"']
+  vocabulary = data / "vocabulary.model"
   if "small_vocabulary" in text:
-    bindings.append(f'VOCABULARY = "{data / "vocabulary.model"}"')
+    bindings.append(f'VOCABULARY = "{vocabulary}"')
+  if "t5_frozen" in text:
+    bindings += [f'T5_VOCABULARY = "{vocabulary}"', 'T5_WEIGHTS = "t5"']
   if "demo/shared.gin" in text:
     bindings.append("TRAIN_STEPS = 1000")
   gin_utils.parse([str(path)], bindings)

@@ -205,6 +205,7 @@ def test_a_full_disk_ends_with_one_sentence(tmp_path, capfd):
     ([*flags("x"), "--process_count=2"], "go together: give all three"),
   ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_mistakes_are_one_line_and_status_2(argv, message, capsys):
   assert here(*argv) == 2
   said = capsys.readouterr().err.splitlines()

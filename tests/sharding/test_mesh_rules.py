@@ -51,6 +51,7 @@ def test_sizes_that_do_not_fit_are_refused(shape):
 
 
 @pytest.mark.parametrize("sizes", [{"data": 0}, {"data": -1, "fsdp": -1}, {"fsdp": 2.0}])
+@pytest.mark.usefixtures("unchecked")
 def test_sizes_that_mean_nothing_are_refused(sizes):
   with pytest.raises(UserError, match="at most one -1"):
     MeshShape(**sizes)

@@ -222,6 +222,7 @@ def test_two_trainers_on_one_folder(tmp_path):
     ({"optimizer": Optimizer(warmup_steps=10)}, "shorten the warm-up"),
   ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_settings_that_cannot_be_honoured(tmp_path, changes, message):
   with pytest.raises(UserError, match=message):
     toy(tmp_path, **changes)

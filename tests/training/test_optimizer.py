@@ -67,6 +67,7 @@ def test_the_average_follows_a_short_run_and_ends_at_its_decay():
     {"warmup_steps": -1},
   ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_settings_that_cannot_be_honoured_are_refused(settings):
   with pytest.raises(UserError):
     Optimizer(**settings)

@@ -1,0 +1,104 @@
+"""The figures of a plan, and how they are put together."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from noise2music.planning.chips import GIB, Chip
+from noise2music.planning.estimate import SECONDS_A_DAY, StepTime, fit, step_time
+from noise2music.planning.program import ProgramCost
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProgramPlan:
+  """One program on one slice. flops: of all chips in one step. state_bytes, activation_bytes: a
+  chip's. program, time: None where nothing was compiled, or the chip is this machine's processor.
+  advice: sentences on what does not fit, each with what to change.
+  """
+
+  flops: float
+  flops_per_clip: float
+  state_bytes: float
+  activation_bytes: float | None
+  program: ProgramCost | None
+  compile_seconds: float | None
+  time: StepTime | None
+  advice: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+  """Training and sampling of one stage. parameters: by room. note: why nothing was compiled."""
+
+  stage: str
+  topology: str
+  slices: int
+  chips: int
+  hosts: int
+  note: str | None
+  parameters: Mapping[str, int]
+  checkpoint_bytes: int
+  input_bytes_per_step: float
+  batch_size: int
+  seconds: float
+  rows_per_chip: float
+  total_steps: int
+  train: ProgramPlan
+  clips: int
+  clip_seconds: float
+  sample_chips: int
+  sampling_steps: int
+  sample: ProgramPlan
+
+  @property
+  def days(self) -> tuple[float, float] | None:
+    """From the best to the likely, of total_steps; None where no time is known."""
+    if self.train.time is None:
+      return None
+    low, high = self.train.time.range
+    return low * self.total_steps / SECONDS_A_DAY, high * self.total_steps / SECONDS_A_DAY
+
+  def to_json(self) -> dict[str, Any]:
+    """Fields as they are, with the range of a step's time and the days added."""
+    out = dataclasses.asdict(self) | {"days": self.days}
+    for name in ("train", "sample"):
+      time = getattr(self, name).time
+      out[name]["seconds"] = time.range if time else None
+    return out
+
+
+def plan_program(
+  *,
+  chip: Chip | None,
+  chips: int,
+  clips: int,
+  flops: float,
+  state_bytes: float,
+  activation_bytes: float | None = None,
+  program: ProgramCost | None = None,
+  compile_seconds: float | None = None,
+  loops: int = 1,
+  remedy: str,
+) -> ProgramPlan:
+  """flops: of one step. loops: steps in the program. remedy: what to change if it does not fit."""
+  time = None
+  advice = []
+  if chip is not None:
+    time = step_time(chip, flops_per_chip=flops / chips, program=program, loops=loops)
+    need = program.peak_bytes if program else state_bytes + (activation_bytes or 0.0)
+    room = fit(chip, need)
+    advice.append(
+      f"fits: {need / GIB:.1f} of {room.capacity_bytes / GIB:.1f} GiB"
+      if room.fits
+      else f"does not fit: {need / GIB:.1f} of {room.capacity_bytes / GIB:.1f} GiB a chip: {remedy}"
+    )
+  return ProgramPlan(
+    flops=flops,
+    flops_per_clip=flops / clips,
+    state_bytes=state_bytes,
+    activation_bytes=activation_bytes,
+    program=program,
+    compile_seconds=compile_seconds,
+    time=time,
+    advice=tuple(advice),
+  )

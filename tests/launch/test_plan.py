@@ -1,0 +1,72 @@
+"""`n2m plan` as its user sees it."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SMOKE = "--gin_file=configs/runs/smoke/super_resolution.gin"
+FEW = ["--gin.BATCH_SIZE=8", "--gin.TRAIN_SECONDS=0.128", "--gin.SAMPLING_STEPS=3"]
+
+
+def _plan(*arguments: str) -> subprocess.CompletedProcess:
+  command = [sys.executable, "-m", "noise2music.cli", "plan", *arguments]
+  return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=_environment())
+
+
+def _environment() -> dict[str, str]:
+  return {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+
+
+def test_arithmetic_of_a_paper_run_needs_no_data_no_weights_and_no_compiler() -> None:
+  run = "--gin_file=configs/runs/paper/spectrogram_vocoder.gin"
+  result = _plan(run, "--topology=v4:4x4x8", "--no_compile", "--json")
+  assert result.returncode == 0, result.stderr
+  plan = json.loads(result.stdout)
+  assert plan["chips"] == 128
+  assert sum(plan["parameters"].values()) == pytest.approx(35.7e6, rel=0.01)
+  assert plan["rows_per_chip"] == 16
+  # Three passes and the one that recomputes, of 0.113 TFLOP a clip.
+  assert plan["train"]["flops_per_clip"] == pytest.approx(4 * 0.113e12, rel=0.1)
+  assert plan["train"]["program"] is None
+  low, high = plan["train"]["seconds"]
+  assert low == pytest.approx(plan["train"]["flops"] / 128 / 275e12)
+  assert plan["days"] == [low * 840_000 / 86_400, high * 840_000 / 86_400]
+
+
+def test_virtual_devices_are_compiled_for() -> None:
+  result = _plan(SMOKE, "--topology=cpu:8", "--clips=1", "--clip_seconds=0.2", "--json", *FEW)
+  assert result.returncode == 0, result.stderr
+  train = json.loads(result.stdout)["train"]
+  assert "all-reduce" in {each["kind"] for each in train["program"]["collectives"]}
+  assert train["program"]["peak_bytes"] > train["state_bytes"] > 0
+  assert train["seconds"] is None, "nobody knows how fast this processor is"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra [tpu]")
+def test_a_tpu_is_compiled_for_without_one() -> None:
+  result = _plan(SMOKE, "--topology=v5e:2x2", "--clip_seconds=0.2", *FEW)
+  assert result.returncode == 0, result.stderr
+  assert "compiler" in result.stdout
+  assert "fits" in result.stdout
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--topology=v9:2x2"], "no slice is called 'v9:2x2'"),
+    (["--topology=h100:8", "--gin.BATCH_SIZE=3"], "does not divide"),
+    (["--topology=h100:8", "--gin.MeshShape.fsdp=16"], "does not fit 8 devices"),
+    (["--topology=v4:2x2x1", "--clips=3", "--no_compile"], "multiple of 4"),
+  ],
+)
+def test_mistakes_are_one_sentence(arguments: list[str], message: str) -> None:
+  result = _plan(SMOKE, *arguments)
+  assert result.returncode == 2
+  assert message in result.stderr
+  assert result.stderr.count("\n") == 1

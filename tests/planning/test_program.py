@@ -1,0 +1,121 @@
+"""Reading of optimised programs: real ones for this machine, and a few lines of a TPU's."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from noise2music.planning.chips import CHIPS
+from noise2music.planning.estimate import fit, step_time
+from noise2music.planning.program import Collective, ProgramCost, _Text, read_program
+
+TPU = """\
+%body (p: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
+  %p = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  %x = f32[8,128]{1,0:T(8,128)} get-tuple-element(%p), index=1
+  %y = f32[8,128]{1,0:T(8,128)S(1)} fusion(%x), calls=%in, backend_config={"estimated_cycles":"100"}
+  %z = f32[8,128]{1,0:T(8,128)} all-reduce(%y), channel_id=1, backend_config={"flag":"0"}
+  ROOT %t = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) tuple(%i, %z)
+}
+
+%condition (q: (s32[], f32[8,128])) -> pred[] {
+  %q = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) parameter(0)
+  %n = s32[]{:T(128)} constant(5)
+  %j = s32[]{:T(128)} get-tuple-element(%q), index=0
+  ROOT %less = pred[]{:T(512)} compare(%j, %n), direction=LT
+}
+
+ENTRY %main (a: f32[8,128]) -> f32[8,128] {
+  %a = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %zero = s32[]{:T(128)} constant(0)
+  %t0 = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) tuple(%zero, %a)
+  %loop = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) while(%t0), condition=%condition, body=%body
+  %b = f32[8,128]{1,0:T(8,128)} get-tuple-element(%loop), index=1
+  ROOT %c = bf16[8,128]{1,0:T(8,128)(2,1)} copy(%b), backend_config={"estimated_cycles":"7"}
+}
+"""
+SIGNAL = 8 * 128 * 4
+
+
+def test_loops_multiply_cycles_collectives_and_traffic() -> None:
+  total = _Text(TPU).total()
+  assert total["cycles"] == 5 * 100 + 7
+  assert total["all-reduce count"] == 5
+  assert total["all-reduce bytes"] == 5 * SIGNAL
+  # The fusion reads x and writes to local memory; the all-reduce reads that and writes z.
+  assert total["bytes"] == 5 * (SIGNAL + SIGNAL) + SIGNAL + SIGNAL / 2
+
+
+def test_a_program_for_this_machine() -> None:
+  def rounds(x):
+    return jax.lax.scan(lambda x, _: (jnp.sin(x @ x), None), x, None, length=6)[0]
+
+  x = jax.ShapeDtypeStruct((256, 256), "float32")
+  cost = read_program(jax.jit(rounds).lower(x).compile())
+  assert cost.argument_bytes == 256 * 256 * 4
+  assert cost.peak_bytes >= 2 * 256 * 256 * 4
+  assert cost.cycles is None
+  assert cost.collectives == ()
+  # A product reads its operand and writes; the sine reads and writes: within one loop, six times.
+  assert 6 * 3 * 256 * 256 * 4 <= cost.traffic_bytes <= 6 * 8 * 256 * 256 * 4
+
+
+_EIGHT = """
+import jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from noise2music.planning.program import read_program
+mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+place = lambda shape, *axes: jax.ShapeDtypeStruct(
+  shape, "float32", sharding=NamedSharding(mesh, PartitionSpec(*axes)))
+weights, rows = place((64, 32)), place((80, 64), "data")
+gradient = jax.grad(lambda w, x: ((x @ w) ** 2).sum())
+lowered = jax.jit(gradient, out_shardings=weights.sharding).lower(weights, rows)
+(one,) = read_program(lowered.compile()).collectives
+print(one.kind, one.count, one.bytes)
+"""
+
+
+def test_the_all_reduce_of_a_data_parallel_gradient_is_found() -> None:
+  result = subprocess.run(
+    [sys.executable, "-c", _EIGHT],
+    capture_output=True, text=True, check=True, env={**os.environ, "JAX_NUM_CPU_DEVICES": "8"},
+  )  # fmt: skip
+  assert result.stdout.split() == ["all-reduce", "1", str(float(64 * 32 * 4))]
+
+
+COST = ProgramCost(
+  argument_bytes=0,
+  temporary_bytes=0,
+  peak_bytes=0,
+  code_bytes=0,
+  traffic_bytes=1228e9,
+  cycles=2.1e9,
+  collectives=(Collective(kind="all-reduce", count=1, bytes=150e9),),
+)
+
+
+def test_times_of_a_step_by_hand() -> None:
+  time = step_time(CHIPS["v4"], flops_per_chip=137.5e12, program=COST)
+  assert time.multiply == pytest.approx(0.5)
+  assert time.memory == pytest.approx(1.0)
+  assert time.collectives == pytest.approx(1.0)
+  assert time.compiler == pytest.approx(2.0)
+  assert time.roof == pytest.approx(1.0)
+  assert time.range == (pytest.approx(1.0), pytest.approx(3.0))
+
+
+def test_steps_within_one_program_share_its_time() -> None:
+  one = step_time(CHIPS["v4"], flops_per_chip=1e12, program=COST)
+  ten = step_time(CHIPS["v4"], flops_per_chip=1e12, program=COST, loops=10)
+  assert ten.compiler == pytest.approx(one.compiler / 10)
+  assert ten.memory == pytest.approx(one.memory / 10)
+
+
+def test_memory_of_the_runtime_is_not_for_programs() -> None:
+  gib = 2**30
+  assert fit(CHIPS["v5e"], 15.4 * gib).fits
+  assert not fit(CHIPS["v5e"], 15.6 * gib).fits

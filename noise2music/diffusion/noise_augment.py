@@ -10,7 +10,7 @@ import dataclasses
 import jax
 
 from noise2music.diffusion import gaussian
-from noise2music.typing import Array, NoiseSchedule, Signal
+from noise2music.typing import Keys, NoiseSchedule, Signal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,8 @@ class NoiseAugment:
     if not 0 < self.t_max <= 1:
       raise ValueError(f"NoiseAugment needs t_max in (0, 1], not {self.t_max}: leave it out for 0")
 
-  def __call__(self, x: Signal, keys: Array) -> Signal:
-    """x [batch, time, channels], keys [batch] (typed, one a clip) -> x_t of the same shape.
+  def __call__(self, x: Signal, keys: Keys) -> Signal:
+    """x [batch, time, channels], keys [batch] -> x_t of the same shape.
 
     A clip's draw depends on its own key only, never on its place in the batch.
     """

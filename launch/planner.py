@@ -1,0 +1,201 @@
+"""Puts a plan together: the real train step and sampler of a run, counted and compiled."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from noise2music.batch import BatchSpec
+from noise2music.checkpoints.leaves import named_leaves
+from noise2music.planning.plan import Plan, ProgramPlan, plan_program
+from noise2music.planning.program import read_program
+from noise2music.planning.topology import Topology, serving
+from noise2music.planning.work import count_flops, residual_bytes
+from noise2music.sharding.mesh import AXES
+from noise2music.sharding.rules import BATCH
+from noise2music.stages.conditioning import Text
+from noise2music.stages.generate import lower_sample, sample
+from noise2music.stages.objective import DenoisingObjective
+from noise2music.training.loop import Training
+from noise2music.training.setup import Setup, check_batch, prepare
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoData:
+  """The shapes of a data set, and nothing in it."""
+
+  local_spec: BatchSpec
+
+  def batches(self, start_step: int = 0) -> Iterator[Any]:
+    raise NotImplementedError("a plan reads no data")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Planner:
+  """clips, clip_seconds: what is sampled at once. compile: False leaves the compiler alone."""
+
+  topology: Topology
+  clips: int
+  clip_seconds: float
+  compile: bool
+
+  def plan(self, training: Training) -> Plan:
+    """Raises UserError where the batch or mesh does not fit."""
+    note = self.topology.why_not_compiled() if self.compile else "the arithmetic alone, as asked"
+    compiling = note is None
+    if not compiling and self.topology.chip is not None:
+      training = dataclasses.replace(training, objective=_as_elsewhere(training.objective))
+    setup = self._prepare(training, compiling=compiling)
+    spec, stage = training.batches.local_spec, training.objective.stage
+    chips = self.topology.chips
+    sample_on = serving(self.topology, clips=self.clips)
+    parameters = _by_room(setup.shapes.params)
+    return Plan(
+      stage=stage.name,
+      topology=self.topology.name,
+      slices=self.topology.slices,
+      chips=chips,
+      hosts=self.topology.hosts,
+      note=note,
+      parameters=parameters,
+      checkpoint_bytes=_bytes(setup.shapes.items()),
+      input_bytes_per_step=_bytes(spec.shapes()) / self.topology.hosts,
+      batch_size=spec.batch_size,
+      seconds=spec.seconds,
+      rows_per_chip=spec.batch_size / chips,
+      total_steps=training.total_steps,
+      train=self._train(training, setup, compiling=compiling),
+      clips=self.clips,
+      clip_seconds=self.clip_seconds,
+      sample_chips=sample_on.chips,
+      sampling_steps=len(stage.sampling.time_steps.times(stage.noise_schedule)) - 1,
+      sample=self._sample(training, setup, sample_on, compiling=compiling),
+    )
+
+  def _prepare(self, training: Training, *, compiling: bool) -> Setup:
+    """The run on the slice; for the arithmetic alone on one device, once the mesh is checked."""
+    topology = self.topology
+    if compiling:
+      return prepare(training, training.batches.local_spec.shapes(), devices=topology.devices())
+    sizes = dict(zip(AXES, training.mesh.resolve(topology.chips), strict=True))
+    shards = math.prod(sizes[axis] for axis in training.rules.mesh_axes(BATCH))
+    check_batch(training.batches.local_spec.batch_size, shards=shards, parts=training.accumulation)
+    one = dataclasses.replace(training, mesh=type(training.mesh)())
+    return prepare(one, training.batches.local_spec.shapes(), devices=jax.devices()[:1])
+
+  def _train(self, training: Training, setup: Setup, *, compiling: bool) -> ProgramPlan:
+    state = setup.shapes
+    total_steps = jax.ShapeDtypeStruct((), "int32")
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    batch = setup.batch
+    with setup.activate():
+      flops = count_flops(setup.step, state, batch, total_steps)
+      kept = residual_bytes(
+        lambda params, k, b: training.objective.loss(params, b, k)[0], state.params, key, batch
+      )
+    return plan_program(
+      chip=self.topology.chip,
+      chips=self.topology.chips,
+      clips=training.batches.local_spec.batch_size,
+      flops=flops,
+      state_bytes=_bytes_on_a_chip(state.items()),
+      activation_bytes=kept / self.topology.chips / training.accumulation,
+      remedy="raise accumulation (--gin.ACCUMULATION=2) or take more chips",
+      **_compiled(setup.lower() if compiling else None),
+    )
+
+  def _sample(
+    self, training: Training, setup: Setup, topology: Topology, *, compiling: bool
+  ) -> ProgramPlan:
+    devices = topology.devices() if compiling else jax.devices()[:1]
+    params, mesh, arguments = _sample_request(
+      training.objective, setup.shapes.params, devices, clips=self.clips, seconds=self.clip_seconds
+    )
+    stage = training.objective.stage
+    steps = len(stage.sampling.time_steps.times(stage.noise_schedule)) - 1
+    arrays = {k: v for k, v in arguments.items() if k != "steps"}
+    with jax.set_mesh(mesh):
+      flops = count_flops(
+        lambda p, a: sample(stage, p, steps=arguments["steps"], **a), params, arrays
+      )
+      lowered = lower_sample(stage, params, **arguments) if compiling else None
+    return plan_program(
+      chip=self.topology.chip,
+      chips=topology.chips,
+      clips=self.clips,
+      flops=flops / steps,
+      state_bytes=_bytes_on_a_chip(params),
+      loops=steps,
+      remedy="sample fewer clips at once (--clips=1)",
+      **_compiled(lowered),
+    )
+
+
+def _as_elsewhere(objective: DenoisingObjective) -> DenoisingObjective:
+  """Stacked as on an accelerator, though it is traced for a processor."""
+  network = objective.stage.network
+  network = network.clone(stacking=getattr(network.stacking, "elsewhere", network.stacking))
+  stage = dataclasses.replace(objective.stage, network=network)
+  return dataclasses.replace(objective, stage=stage)
+
+
+def _sample_request(objective, params, devices, *, clips: int, seconds: float):
+  """(network's parameters, mesh, the other arguments of `sample`), as shapes with shardings."""
+  mesh = jax.make_mesh((len(devices),), ("data",), devices=devices, axis_types=(AxisType.Auto,))
+  rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
+  shape = lambda s, d=jnp.float32: jax.ShapeDtypeStruct((clips, *s), d, sharding=rows)  # noqa: E731
+  stage = objective.stage
+  arguments = {
+    "steps": max(1, round(seconds * stage.target.rate_hz)),
+    "keys": shape((), jax.eval_shape(lambda: jax.random.key(0)).dtype),
+    "signals": {
+      name: shape((round(seconds * c.source.rate_hz), c.source.channels))
+      for name, c in stage.signals.items()
+    },
+  }
+  if stage.text is not None:
+    tokens = stage.text.token_length
+    width = objective.text_conditioner.encoder.config.width
+    arguments["text"] = Text(
+      embedding=shape((tokens, width)), mask=shape((tokens,), np.bool_), keep=shape((), np.bool_)
+    )
+  network = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), params["network"]
+  )
+  return network, mesh, arguments
+
+
+def _compiled(lowered: Any) -> dict[str, Any]:
+  """What `plan_program` takes of a compiled program; nothing where there is none to compile."""
+  if lowered is None:
+    return {}
+  began = time.monotonic()
+  program = read_program(lowered.compile())
+  return {"program": program, "compile_seconds": time.monotonic() - began}
+
+
+def _by_room(params: Any) -> dict[str, int]:
+  rooms: dict[str, int] = {}
+  for path, leaf in named_leaves(params).items():
+    room = "/".join(path.split("/")[:2]) if path.startswith("network/") else path.split("/")[0]
+    rooms[room] = rooms.get(room, 0) + leaf.size
+  return rooms
+
+
+def _bytes(tree: Any) -> int:
+
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _bytes_on_a_chip(tree: Any) -> int:
+
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )

@@ -43,6 +43,7 @@ Built = TypeVar("Built")
 VOCABULARY = "vocabulary.model"
 LEAST_MINUTES = 5
 LONG_MINUTES = 40  # from here on there is time to learn several voices at once
+LEAST_OF_SHARE = 0.7  # of its share of the whole, which a stage gets however late it begins
 PROBE_STEPS = 8  # steps that are timed before a stage's length is fixed
 
 
@@ -164,6 +165,8 @@ def _train_stages(demo: Demo, plan: "_Plan", *, out: Path, ends: float, started:
     if stage.name not in plan.stages:
       left = ends - time.monotonic()
       seconds = left * stage.share / sum(later.share for later in demo.stages[index:])
+      # A stage before it that other work slowed down may be late, but must not starve it.
+      seconds = max(seconds, LEAST_OF_SHARE * stage.share * (ends - started))
       plan.add(stage.name, _steps_for(stage, values, seconds=seconds))
     steps = plan.stages[stage.name]["steps"]
     command = [sys.executable, "-m", "launch.train", f"--gin_file={stage.config}"]

@@ -15,15 +15,16 @@ from data_pipelines.ingest_local import Stopped, cut_dataset
 from data_pipelines.parallel import terminal_progress
 from data_pipelines.report import Problem, write_report
 from data_pipelines.splits import HashSplits
-from noise2music.errors import UserError
+from noise2music.errors import Parser, UserError
+from noise2music.text.tokenizer import SentencePieceTokenizer
 
 _SHOWN_PROBLEMS = 10
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """0: done; 1: `check` found what cannot be used; 2: a sentence on stderr says what to mend."""
-  args = _parser().parse_args(argv)
   try:
+    args = _parser().parse_args(argv)
     return args.run(args)
   except Stopped as stopped:
     print(stopped, file=sys.stderr)
@@ -45,7 +46,7 @@ def spec_from(args: argparse.Namespace) -> CutSpec:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(prog="n2m data", description="From music files to clips.")
+  parser = Parser(prog="n2m data", description="From music files to clips.")
   commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
   _add_import(commands)
   _add_check(commands)
@@ -163,7 +164,8 @@ def _add_vocabulary(commands) -> None:
 def _vocabulary(args: argparse.Namespace) -> int:
   asked = {"vocab_size": args.size, "split": args.split}
   given = {name: value for name, value in asked.items() if value is not None}
-  print(f"wrote {train_vocabulary(args.source, args.out, **given)}")
+  path = train_vocabulary(args.source, args.out, **given)
+  print(f"wrote {path}: {SentencePieceTokenizer(path=path).vocab_size} pieces")
   return 0
 
 
@@ -182,7 +184,7 @@ def _shards(args: argparse.Namespace) -> int:
     from data_pipelines.datasets.clips import build_shards
   except ImportError as error:
     raise UserError(
-      f"writing shards needs {error.name}; pip install 'noise2music[shards]'"
+      f"writing shards needs {error.name}: install the extra [tf], as by pip install -e '.[tf]'"
     ) from error
   print(build_shards(args.source, args.out, shards=args.shards, split=args.split))
   return 0

@@ -294,7 +294,9 @@ def host_rows(batch_size: int, *, host_index: int, host_count: int) -> range:
   """The rows of a global batch that a host reads."""
   if host_count < 1 or not 0 <= host_index < host_count:
     raise UserError(f"host {host_index} of {host_count} cannot be; count hosts from 0")
-  if batch_size < 1 or batch_size % host_count:
+  if batch_size < 1:
+    raise UserError(f"a batch of {batch_size} clips trains nothing; give at least 1")
+  if batch_size % host_count:
     raise UserError(
       f"a batch of {batch_size} cannot be shared by {host_count} hosts; make batch_size a multiple "
       f"of {host_count}"

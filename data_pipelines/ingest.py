@@ -26,7 +26,7 @@ import numpy as np
 from data_pipelines.manifest import Clip, cannot_write
 from data_pipelines.report import REFUSED, REPAIRED, Problem, describe_error
 from data_pipelines.truncation import looks_cut_off
-from noise2music.audio.wav_io import AudioInfo, probe, read_audio, write_audio
+from noise2music.audio.wav_io import AudioInfo, CutOffError, probe, read_audio, write_audio
 from noise2music.errors import UserError
 
 _LOSSLESS = (".flac", ".wav")
@@ -191,10 +191,14 @@ def clips_of(source: Clip, result: CutResult, *, spec: CutSpec) -> list[Clip]:
 
 def _refuse_unusable(info: AudioInfo, spec: CutSpec) -> None:
   if info.duration < spec.min_seconds:
-    raise UserError(f"{info.duration:.4g} s long, below min_seconds {spec.min_seconds:g}")
+    raise UserError(
+      f"{info.duration:.2f} s long, shorter than {spec.min_seconds:g} s: lower --min-seconds to"
+      " keep it"
+    )
   if info.sample_rate < spec.min_sample_rate_hz:
     raise UserError(
-      f"sampled at {info.sample_rate} Hz, below min_sample_rate_hz {spec.min_sample_rate_hz}"
+      f"sampled at {info.sample_rate} Hz, below {spec.min_sample_rate_hz} Hz: lower"
+      " --min-sample-rate-hz to keep it"
     )
 
 
@@ -203,8 +207,16 @@ def _read_clip(
 ) -> tuple[np.ndarray | None, str | None]:
   """float32 [samples] in [-1, 1] at the clips' rate, None if of no use; and what was wrong."""
   rate = spec.sample_rate_hz
+  piece = {"sample_rate_hz": rate, "start_seconds": start, "seconds": seconds}
+  cut_off = None
   try:
-    sound, _ = read_audio(audio, sample_rate_hz=rate, start_seconds=start, seconds=seconds)
+    try:
+      sound, _ = read_audio(audio, **piece)
+    except CutOffError:
+      sound, _ = read_audio(audio, **piece, whole=False)
+      if sound.size < spec.min_seconds * rate:
+        raise
+      cut_off = f"cut off after {start + sound.size / rate:.2f} s, what is there is used"
   except Exception as error:  # as in cut_file; the next clip may be fine
     return None, f"{describe_error(error)}, left out"
   sound = sound[: round(seconds * rate)]
@@ -212,10 +224,9 @@ def _read_clip(
   if peak <= spec.silence_peak:
     return None, "silence, left out"
   if peak <= 1:
-    return sound, None
-  return sound / np.float32(
-    peak
-  ), "louder than full scale, scaled down" if peak > _LOUD_PEAK else None
+    return sound, cut_off
+  loud = "louder than full scale, scaled down" if peak > _LOUD_PEAK else None
+  return sound / np.float32(peak), cut_off or loud
 
 
 def _clip_path(clip_id: str, *, index: int, spec: CutSpec) -> str:

@@ -32,7 +32,7 @@ from launch.demo_report import write_demo_report
 from noise2music.audio.wav_io import read_audio
 from noise2music.batch import BatchSpec
 from noise2music.config import gin_utils
-from noise2music.errors import UserError
+from noise2music.errors import Parser, UserError
 from noise2music.evaluation.protocols import LabelledAudio, learned_and_listens
 from noise2music.evaluation.sound_check import sound_check
 from noise2music.pipeline import Generation, Pipeline
@@ -80,9 +80,7 @@ class Demo:
 
 
 def main(argv: Sequence[str]) -> int:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-  )
+  parser = Parser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
   parser.add_argument(
     "--minutes", type=float, default=15.0, help="for everything; 15 where left out"
   )

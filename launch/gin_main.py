@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from noise2music.errors import UserError
+from noise2music.errors import Parser, UserError
 
 GIN_HELP = """\
 Flags of the form --gin.NAME=value or --gin.NAME value set what the gin files leave open:
@@ -38,7 +38,7 @@ class Arguments:
 
 def parser(*, prog: str, description: str, example: str) -> argparse.ArgumentParser:
   """A parser with the flags that all mains have; `example` is a command that works."""
-  out = argparse.ArgumentParser(
+  out = Parser(
     prog=prog,
     description=description,
     epilog=f"{GIN_HELP}\nexample:\n{example}",
@@ -150,6 +150,10 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
   """Calls main(argv) and returns its exit status; users' errors become one line on stderr."""
   try:
     return main(sys.argv[1:] if argv is None else argv)
+  except BrokenPipeError:
+    # Whoever read the output has seen enough, as `| head` does; python would complain at its exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
   except (UserError, OSError) as error:
     print(f"error: {one_line(error)}", file=sys.stderr)
     return 2

@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from noise2music.batch import BatchSpec
 from noise2music.checkpoints.leaves import named_leaves
+from noise2music.planning.estimate import Fit
 from noise2music.planning.plan import Plan, ProgramPlan, plan_program
 from noise2music.planning.program import read_program
 from noise2music.planning.topology import Topology, serving
@@ -106,7 +107,7 @@ class Planner:
       flops=flops,
       state_bytes=_bytes_on_a_chip(state.items()),
       activation_bytes=kept / self.topology.chips / training.accumulation,
-      remedy="raise accumulation (--gin.ACCUMULATION=2) or take more chips",
+      remedy=lambda room: _remedy(training, room, _bytes_on_a_chip(state.items()), self.topology),
       **_compiled(setup.lower() if compiling else None),
     )
 
@@ -132,9 +133,19 @@ class Planner:
       flops=flops / steps,
       state_bytes=_bytes_on_a_chip(params),
       loops=steps,
-      remedy="sample fewer clips at once (--clips=1)",
+      remedy=lambda room: "sample fewer clips at once, or shorter ones (--clip_seconds)",
       **_compiled(lowered),
     )
+
+
+def _remedy(training: Training, room: Fit, state_bytes: float, topology: Topology) -> str:
+  """The parts in which the batch would fit, where any number of them does."""
+  rows = training.batches.local_spec.batch_size // topology.chips
+  left, kept = room.capacity_bytes - state_bytes, room.peak_bytes - state_bytes
+  for parts in range(training.accumulation + 1, rows + 1):
+    if rows % parts == 0 and kept * training.accumulation / parts < left:
+      return f"work the batch through in parts (--gin.ACCUMULATION={parts}) or take more chips"
+  return "take chips with more memory, or a smaller model"
 
 
 def _as_elsewhere(objective: DenoisingObjective) -> DenoisingObjective:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import noise2music
+from noise2music.errors import Parser
 
 HELP = """\
 usage: n2m COMMAND ...
@@ -84,7 +85,7 @@ def _generate(argv: Sequence[str]) -> int:
 
 
 def _generate_parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+  parser = Parser(
     prog="n2m generate",
     description="Make music from a prompt.",
     epilog="example: n2m generate --model runs/demo -p 'A lively jig for flute.' -o jig.wav",

@@ -28,6 +28,8 @@ from noise2music.stages.objective import DenoisingObjective
 from noise2music.stages.spec import Sampling, Stage
 from noise2music.training.loop import Training
 
+MOST_SECONDS = 600  # beyond, programs and memory grow out of bounds
+MOST_STEPS = 10_000
 OUR_PACKAGES = ("noise2music", "data_pipelines", "launch")
 
 
@@ -206,6 +208,15 @@ def check_request(
     raise UserError("the prompt is empty: say what the music should be")
   if duration is not None and not 0 < duration < float("inf"):
     raise UserError(f"the duration must be longer than 0 seconds, got {duration:g}")
+  if duration is not None and duration > MOST_SECONDS:
+    raise UserError(
+      f"the duration must be at most {MOST_SECONDS:,} seconds, got {duration:g}: a clip is made in"
+      " one piece"
+    )
+  if steps is not None and steps > MOST_STEPS:
+    raise UserError(
+      f"the steps must be at most {MOST_STEPS:,}, got {steps}: the paper's 1,000 are ample"
+    )
   if seed is not None and not -1 <= seed < 2**63:
     raise UserError(f"the seed must be a whole number below 2^63, or -1 to draw one, got {seed}")
   if negative_prompt is not None and not negative_prompt.strip():

@@ -7,6 +7,7 @@ Reading takes whatever libsndfile knows (wav, flac, ogg, opus, mp3, aiff, ...) a
 import dataclasses
 import math
 import os
+import shutil
 import uuid
 from pathlib import Path
 
@@ -56,6 +57,10 @@ class AudioError(UserError):
     return f"{self.path}: {self.reason}"
 
 
+class CutOffError(AudioError):
+  """The file ends before its header says so; what is there can be read with whole=False."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AudioInfo:
   """What the header says. duration in seconds, sample_rate in Hz, frames in samples a channel."""
@@ -84,6 +89,7 @@ def read_audio(
   start_seconds: float = 0.0,
   seconds: float | None = None,
   mono: bool = True,
+  whole: bool = True,
 ) -> tuple[np.ndarray, int]:
   """Decodes a file, or a segment of it: only that part is read.
 
@@ -96,6 +102,7 @@ def read_audio(
     start_seconds: where to begin.
     seconds: how much to read; None: to the end. A file that ends earlier gives less.
     mono: True averages the channels.
+    whole: False gives what there is of a file whose header promises more.
 
   Returns:
     (float32 [samples] if mono, else float32 [channels, samples]; sample rate in Hz).
@@ -115,7 +122,7 @@ def read_audio(
     wanted = info.frames - start
     if seconds is not None:
       wanted = min(wanted, max(1, round(seconds * info.sample_rate)))
-    audio = _read_frames(path, file, start=start, wanted=wanted, mono=mono)
+    audio = _read_frames(path, file, start=start, wanted=wanted, mono=mono, whole=whole)
   if not np.isfinite(audio).all():
     raise AudioError(path, "holds samples that are NaN or infinite: export it again")
   rate = sample_rate_hz or info.sample_rate
@@ -192,7 +199,13 @@ def _info(file: soundfile.SoundFile) -> AudioInfo:
 
 
 def _read_frames(
-  path: str | os.PathLike, file: soundfile.SoundFile, *, start: int, wanted: int, mono: bool
+  path: str | os.PathLike,
+  file: soundfile.SoundFile,
+  *,
+  start: int,
+  wanted: int,
+  mono: bool,
+  whole: bool,
 ) -> np.ndarray:
   """float32 [frames, channels or 1], block by block: a header may promise more than there is."""
   # An mp3 frame may borrow bits from those before it, and soundfile, which seeks after each call,
@@ -214,12 +227,11 @@ def _read_frames(
   except (soundfile.SoundFileError, OSError, MemoryError) as error:
     reason = f"is damaged or cut off ({_reason(error)}): replace or remove it"
     raise AudioError(path, reason) from error
-  if wanted - have > min(_TOLERATED_SECONDS * file.samplerate, wanted - 1):
+  short = wanted - have > min(_TOLERATED_SECONDS * file.samplerate, wanted - 1)
+  if short and (whole or not have):
     at = (start + have) / file.samplerate
     promised = file.frames / file.samplerate
-    raise AudioError(
-      path, f"is cut off at {at:.2f} of {promised:.2f} s: replace it, or read only what is there"
-    )
+    raise CutOffError(path, f"is cut off at {at:.2f} of {promised:.2f} s: replace it")
   return np.concatenate(blocks)
 
 
@@ -270,9 +282,11 @@ def _write_frames(path: Path, frames: np.ndarray, *, container: _Container, rate
         file.write(to_int16(block) if container.subtype == "PCM_16" else block)
     os.replace(part, path)
   except (soundfile.SoundFileError, OSError, AssertionError) as error:  # assertion: a short write
-    raise AudioError(
-      path, f"cannot be written ({_reason(error)}): check space and rights"
-    ) from error
+    # libsndfile says "System error" to a full disk.
+    full = shutil.disk_usage(path.parent).free < frames.nbytes
+    reason = "the disk is full" if full else _reason(error)
+    mend = "make room" if full else "check space and rights"
+    raise AudioError(path, f"cannot be written ({reason}): {mend}") from error
   finally:
     part.unlink(missing_ok=True)
 

@@ -11,6 +11,7 @@ Layout of a run: MODEL_DIR/checkpoints/<step>/{params,ema,optimizer,manifest}.
 """
 
 import dataclasses
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -33,8 +34,11 @@ FOLDER = "checkpoints"
 MANIFEST = "manifest"
 COMMIT_FILE = "commit_success.txt"
 FORMAT = 1
+_INCOMPRESSIBLE = 0.8  # orbax packs arrays, but never to less than this share of their size
 
 log = logging.getLogger(__name__)
+# Orbax warns of what is meant here (a manager that only reads), each time one is made.
+logging.getLogger("absl").addFilter(lambda record: "read_only" not in record.getMessage())
 
 
 class SaveError(OSError):
@@ -125,6 +129,7 @@ class CheckpointManager:
     args[MANIFEST] = ocp.args.JsonSave({**manifest, "checksum": _checksum(manifest)})
     self._pending = step
     try:
+      self._require_space(items)
       self._orbax.save(step, args=ocp.args.Composite(**args), force=True)
     except Exception as error:
       raise self._failed(error) from error
@@ -227,6 +232,20 @@ class CheckpointManager:
         self._orbax.close()
       except Exception as error:
         log.debug("closing orbax: %s", error)
+
+  def _require_space(self, items: Mapping[str, PyTree]) -> None:
+    """Before orbax begins: a disk that fills under its threads makes it print without end."""
+    needed = sum(
+      shard.data.nbytes
+      for leaf in jax.tree.leaves(dict(items))
+      for shard in getattr(leaf, "addressable_shards", ())
+      if shard.replica_id == 0
+    )
+    free = shutil.disk_usage(self.directory).free
+    if free < _INCOMPRESSIBLE * needed:
+      raise OSError(
+        errno.ENOSPC, f"No space left: {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free"
+      )
 
   def _set_aside(self, step: int) -> None:
     if self.policy is None or jax.process_index() != 0:

@@ -45,10 +45,11 @@ def from_parsing(error: Exception, *, binding: str | None = None) -> UserError:
     return UserError(f"{where}: a bracket or a quote is opened and not closed")
   text = str(error)
   where = f" in {m['file']}:{m['line']}" if (m := _FILE.search(text)) else ""
-  where = where or (f" in --gin.{binding!r}" if binding else "")
+  where = where or (f" in --gin.{binding}" if binding else "")
   if m := _NO_PARAMETER.search(text):
-    near = suggestion(m["p"], parameters(m["what"]))
-    return UserError(f"{m['what']} has no parameter {m['p']!r}{near}{where}")
+    known = parameters(m["what"])
+    near = suggestion(m["p"], known) or f" (it has {', '.join(known)})"
+    return UserError(f"{m['what']} has no parameter {m['p']!r}{near}{where}: correct the name")
   if m := _NO_ATTRIBUTE.search(text):
     near = suggestion(m["what"], _names_in(m["owner"]))
     return UserError(f"{m['owner']} has no {m['what']!r}{near}{where}")

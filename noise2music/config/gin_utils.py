@@ -224,7 +224,8 @@ def _check_macros() -> None:
 
 
 def _example(name: str) -> str:
-  return '\\"runs/my_run\\"' if name.endswith("_DIR") else "..."
+  examples = {"DATA": "clips", "VOCABULARY": "vocabulary.model", "MODEL_DIR": "runs/my_run"}
+  return f'\\"{examples[name]}\\"' if name in examples else "..."
 
 
 def _is_required(value: Any) -> bool:

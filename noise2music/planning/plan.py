@@ -1,11 +1,11 @@
 """The figures of a plan, and how they are put together."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from noise2music.planning.chips import GIB, Chip
-from noise2music.planning.estimate import SECONDS_A_DAY, StepTime, fit, step_time
+from noise2music.planning.estimate import SECONDS_A_DAY, Fit, StepTime, fit, step_time
 from noise2music.planning.program import ProgramCost
 
 
@@ -78,7 +78,7 @@ def plan_program(
   program: ProgramCost | None = None,
   compile_seconds: float | None = None,
   loops: int = 1,
-  remedy: str,
+  remedy: Callable[[Fit], str],
 ) -> ProgramPlan:
   """flops: of one step. loops: steps in the program. remedy: what to change if it does not fit."""
   time = None
@@ -87,11 +87,8 @@ def plan_program(
     time = step_time(chip, flops_per_chip=flops / chips, program=program, loops=loops)
     need = program.peak_bytes if program else state_bytes + (activation_bytes or 0.0)
     room = fit(chip, need)
-    advice.append(
-      f"fits: {need / GIB:.1f} of {room.capacity_bytes / GIB:.1f} GiB"
-      if room.fits
-      else f"does not fit: {need / GIB:.1f} of {room.capacity_bytes / GIB:.1f} GiB a chip: {remedy}"
-    )
+    of = f"{need / GIB:.1f} of {room.capacity_bytes / GIB:.1f} GiB a chip"
+    advice.append(f"fits: {of}" if room.fits else f"does not fit: {of}: {remedy(room)}")
   return ProgramPlan(
     flops=flops,
     flops_per_clip=flops / clips,

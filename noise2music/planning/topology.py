@@ -19,7 +19,7 @@ from noise2music.planning.chips import CHIPS, Chip
 
 _DIMENSIONS = {"v4": 3, "v5p": 3, "v5e": 2, "v6e": 2}
 _NO_COMPILER = (
-  "the TPU compiler is not installed (pip install 'noise2music[tpu]'): this is the arithmetic alone"
+  "the TPU compiler is not installed (the extra [tpu] brings it): this is the arithmetic alone"
 )
 
 

@@ -50,11 +50,21 @@ class Cascade:
         if all(c.source in made for c in objective.stage.signals.values())
       ]
       if not ready:
-        needs = {o.stage.name: [c.source for c in o.stage.signals.values()] for o in waiting}
-        raise UserError(f"no stage makes what these listen to: {needs}; train the missing stage")
+        stage = waiting[0].stage
+        lacking = [str(c.source) for c in stage.signals.values() if c.source not in made]
+        raise UserError(
+          f"stage {stage.name} listens to {' and '.join(lacking)}, and no stage here makes that:"
+          " train the one that does, and give the folder that holds both runs"
+        )
       if len(ready) > 1:
-        names = [objective.stage.name for objective in ready]
-        raise UserError(f"{names} are of different routes: keep each route in its own folder")
+        names = sorted({objective.stage.name for objective in ready})
+        if len(names) < len(ready):
+          raise UserError(
+            f"there are several runs of stage {names[0]} here: keep one in the folder"
+          )
+        raise UserError(
+          f"{' and '.join(names)} are of different routes: keep each route in its own folder"
+        )
       row += ready
       waiting.remove(ready[0])
     return cls(objectives=tuple(row))

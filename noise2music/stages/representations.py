@@ -49,6 +49,9 @@ class Waveform:
   sample_rate_hz: int
   gain: float = 1.0
 
+  def __str__(self) -> str:
+    return f"audio at {self.sample_rate_hz:,} Hz"
+
   def __post_init__(self):
     if self.sample_rate_hz <= 0 or self.gain <= 0:
       raise ValueError(f"sample_rate_hz and gain must be positive, got {self}")
@@ -82,6 +85,9 @@ class Spectrogram:
 
   log_mel: LogMel
   gain: float = 1.0
+
+  def __str__(self) -> str:
+    return f"a log-mel spectrogram of {self.log_mel.bands} bands"
 
   @property
   def channels(self) -> int:

@@ -58,6 +58,7 @@ class SampleHook:
   def __call__(self, moment: Moment) -> None:
     if moment.step % self.every and not (self.at_end and moment.step == moment.total_steps):
       return
+    moment.say(f"sampling at step {moment.step}, to hear what it has learnt")
     samples = self.function(moment.state, moment.step)
     for writer in moment.writers:
       writer.audio(moment.step, samples.audio)

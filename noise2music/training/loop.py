@@ -66,7 +66,10 @@ class Training:
     for name in ("total_steps", "accumulation", "log_every"):
       value = getattr(self, name)
       if not isinstance(value, int) or value < 1:
-        raise UserError(f"{name} is {value!r}: give a whole number of at least 1")
+        flag = "TRAIN_STEPS" if name == "total_steps" else name.upper()
+        raise UserError(
+          f"{name} is {value!r}: give a whole number of at least 1, as by --gin.{flag}=..."
+        )
     if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
       raise UserError(f"seed is {self.seed!r}: give a whole number from 0 to 2^32 - 1")
     if not isinstance(self.model_dir, str) or not self.model_dir:
@@ -167,6 +170,7 @@ class _Run:
 
   def _compile(self) -> Callable:
     began = time.monotonic()
+    self.progress.say("compiling: minutes for a large model, at once the next time")
     update = self.setup.compile()
     self.progress.say(f"compiled in {progress_lib.duration(time.monotonic() - began)}")
     return update
@@ -183,9 +187,23 @@ class _Run:
     if (speed := self.clock.speed(step)) is not None:
       size = next(iter(self.setup.batch.values())).shape[0]
       row |= {"steps_per_second": speed, "clips_per_second": speed * size}
-    for writer in self.writers:
-      writer.scalars(step, row)
+    with self._writing():
+      for writer in self.writers:
+        writer.scalars(step, row)
     return row
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """Says what is intact where logs and samples cannot be written."""
+    try:
+      yield
+    except OSError as error:
+      saved = self.checkpoints.last_durable_step
+      intact = f"checkpoint {saved} is intact" if saved is not None else "nothing was saved before"
+      raise UserError(
+        f"cannot write logs or samples into {self.checkpoints.directory.parent} "
+        f"({error.strerror or error}); {intact}: make room, then run the same command again"
+      ) from error
 
   def _call_hooks(self, step: int, state: TrainState, row, last: bool) -> None:
     moment = Moment(
@@ -197,8 +215,9 @@ class _Run:
       last=last,
       say=self.progress.say,
     )
-    for hook in self.training.hooks:
-      hook(moment)
+    with self._writing():
+      for hook in self.training.hooks:
+        hook(moment)
 
   def _paused(self, function: Callable, *args, **kwargs) -> None:
     """Calls it off the clock of steps a second."""
@@ -229,12 +248,23 @@ def _restore(
   then, now = restored.info.get("dataset"), _dataset(training.batches)
   if then != now and not training.allow_new_data:
     raise UserError(
-      f"the data set has changed since checkpoint {restored.step} ({then} then, {now} now): "
-      "bring the old one back, or set Training.allow_new_data = True to go on with the new one"
+      f"the data set has changed since checkpoint {restored.step} ({_difference(then, now)}): bring"
+      " the old one back, or go on with the new one by --gin.Training.allow_new_data=True"
     )
   for line in changes(restored.info.get("config", ""), config_text):
     log.warning("since checkpoint %d: %s", restored.step, line)
   return setup.shapes.with_items(restored.items, step=restored.step)
+
+
+def _difference(then: Any, now: Any) -> str:
+  """What of two fingerprints differs, in a few words."""
+  if not isinstance(then, dict) or not isinstance(now, dict):
+    return f"{then} then, {now} now"
+  names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+  return ", ".join(
+    "other clips" if name == "sources" else f"{name} was {then.get(name)}, is {now.get(name)}"
+    for name in names
+  )
 
 
 def changes(before: str, now: str) -> list[str]:
@@ -278,8 +308,14 @@ def _open_writers(folder: Path, start: int, stack: contextlib.ExitStack) -> Sequ
     SampleFiles(folder),
   )
   for writer in writers:
-    stack.callback(writer.close)
+    stack.callback(_close_quietly, writer)
   return writers
+
+
+def _close_quietly(writer: Writer) -> None:
+  """A disk that is full has been reported when it was written to."""
+  with contextlib.suppress(OSError):
+    writer.close()
 
 
 def of_this_host(batches: BatchSource) -> BatchSource:

@@ -77,7 +77,7 @@ class Optimizer:
     if self.warmup_steps >= last:
       raise UserError(
         f"warmup_steps is {self.warmup_steps} and the cosine ends at step {last}: "
-        "shorten the warm-up or train longer"
+        "shorten the warm-up (--gin.WARMUP_STEPS) or train longer (--gin.TRAIN_STEPS)"
       )
 
   def schedule(self, total_steps: int | jax.Array) -> optax.Schedule:

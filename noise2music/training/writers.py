@@ -4,6 +4,7 @@ import json
 import math
 import os
 import struct
+import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,20 +70,31 @@ class TensorBoard:
   """MODEL_DIR/tensorboard, for `tensorboard --logdir MODEL_DIR`."""
 
   def __init__(self, folder: Path, *, start_step: int):
-    from tensorboardX import SummaryWriter
+    # Not SummaryWriter: its thread dies on a full disk without a word, and whoever writes next
+    # waits for it for ever.
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import SessionLog
 
-    self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
+    (folder / "tensorboard").mkdir(parents=True, exist_ok=True)
+    self._events = EventsWriter(str(folder / "tensorboard" / "events"))
+    # TensorBoard then forgets what an earlier process logged from this step on.
+    self._add(start_step + 1, session_log=SessionLog(status=SessionLog.START))
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
-    for name, value in values.items():
-      self._writer.add_scalar(name, value, step)
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    rows = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+    self._add(step, summary=Summary(value=rows))
+    self._events.flush()
 
   def audio(self, step: int, clips: Audio) -> None:
+    from tensorboardX.summary import audio
+
     for name, (samples, rate) in clips.items():
-      self._writer.add_audio(name, np.clip(samples, -1, 1), step, sample_rate=rate)
+      self._add(step, summary=audio(name, np.clip(samples, -1, 1), sample_rate=rate))
 
   def images(self, step: int, pictures: Images) -> None:
-    # Not add_image: it would need Pillow to make the same few bytes.
+    # Not summary.image: it would need Pillow to make the same few bytes.
     from tensorboardX.proto.summary_pb2 import Summary
 
     for name, picture in pictures.items():
@@ -93,11 +105,15 @@ class TensorBoard:
         colorspace=pixels.shape[2],
         encoded_image_string=encode_png(pixels),
       )
-      summary = Summary(value=[Summary.Value(tag=name, image=image)])
-      self._writer.file_writer.add_summary(summary, step)
+      self._add(step, summary=Summary(value=[Summary.Value(tag=name, image=image)]))
 
   def close(self) -> None:
-    self._writer.close()
+    self._events.close()
+
+  def _add(self, step: int, **what) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+
+    self._events.write_event(Event(wall_time=time.time(), step=step, **what))
 
 
 class SampleFiles:

@@ -102,9 +102,9 @@ REASONS = {
   "empty.wav": "is empty (0 bytes)",
   "words.wav": "is no audio that can be read",
   "gone.wav": "No such file or directory",
-  "two samples.wav": "0.00025 s long, below min_seconds 0.2",
+  "two samples.wav": "0.00 s long, shorter than 0.2 s",
   "silence.wav": "silence, left out (2 clips, the first at 0.00 s)",
-  "low rate.wav": "sampled at 4000 Hz, below min_sample_rate_hz 8000",
+  "low rate.wav": "sampled at 4000 Hz, below 8000 Hz",
 }
 
 

@@ -7,6 +7,7 @@ SIGTERM (both with everything saved); 1 a defect, with a traceback.
 
 import argparse
 import dataclasses
+import errno
 import hashlib
 import logging
 import os
@@ -164,6 +165,8 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
 
 
 def one_line(error: Exception) -> str:
+  if isinstance(error, OSError) and error.errno == errno.ENOSPC and type(error) is OSError:
+    return f"the disk is full ({error.filename}): make room, then run the same command again"
   return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -94,6 +94,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_runs(tmp_pa
     ({"prompts": ["  "]}, "the prompt is empty"),
     ({"duration": -1.0}, "longer than 0 seconds, got -1"),
     ({"duration": float("inf")}, "longer than 0 seconds"),
+    ({"duration": 1e9}, "at most 600 seconds"),
+    ({"steps": 10_000_000}, "at most 10,000"),
     ({"seed": -2}, "the seed must be"),
     ({"seed": 2**63}, "the seed must be"),
     ({"steps": 0}, "the steps must be at least 1"),

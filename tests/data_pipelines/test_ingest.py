@@ -148,6 +148,21 @@ def test_a_file_that_breaks_off_keeps_what_is_there(tmp_path, suffix):
   ]
 
 
+@pytest.mark.parametrize("suffix", [".flac", ".mp3"])
+def test_a_clip_that_breaks_off_in_its_middle_keeps_its_beginning(tmp_path, suffix):
+  path = tmp_path / f"half{suffix}"
+  write_audio(path, noise(4.0)[:, 0].astype(np.float32), sample_rate_hz=RATE)
+  whole = path.read_bytes()
+  path.write_bytes(whole[: len(whole) // 2])
+  result = cut(path, tmp_path, seconds=4.0)
+  (piece,) = result.pieces
+  assert 1.0 <= piece.duration <= 2.1
+  assert result.problem(path).status == "repaired"
+  assert "what is there is used" in result.problem(path).reason
+  nothing = cut(path, tmp_path, seconds=4.0, min_seconds=3.0)
+  assert nothing.problem(path).status == "refused"
+
+
 def test_eight_channels_and_too_loud_are_repaired(tmp_path):
   result = cut(write(tmp_path / "a.wav", noise(0.5, channels=8)), tmp_path)
   assert (len(result.pieces), result.problem("a").status) == (1, "repaired")

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,6 +186,37 @@ def test_a_full_disk_ends_with_one_sentence(tmp_path, capfd):
   assert "cannot save checkpoint 10" in line
   assert "file size limit" in line
   assert "Traceback" not in said
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A file system of two megabytes, where one may be mounted."""
+  disk = tmp_path / "disk"
+  disk.mkdir()
+  mounted = subprocess.run(
+    ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True
+  )
+  if mounted.returncode:
+    pytest.skip("only root may mount a small disk")
+  yield disk
+  subprocess.run(["umount", disk], check=True)
+
+
+def test_a_disk_that_fills_ends_with_one_sentence_and_no_thread_that_hangs(small_disk):
+  run = small_disk / "run"
+  process = start(run, "--gin.sine_toy.SineObjective.width=20000")
+  _, said = process.communicate(timeout=300)
+  assert process.returncode == 2, said
+  assert "Traceback" not in said
+  (line,) = [line for line in said.splitlines() if line.startswith("error:")]
+  assert "cannot save checkpoint 10" in line
+  assert "no space left on the disk" in line
+  (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+  process = start(run)
+  _, said = process.communicate(timeout=300)
+  assert process.returncode == 2, said
+  assert "Traceback" not in said
+  assert "make room, then run the same command again" in said
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def group_norm_swish(
   """swish(z), z = scale (x - mean) / sqrt(var + epsilon) + bias, computed in float32.
 
   Its gradient is written out below, because what automatic differentiation makes of it passes over
-  the signal more often: a tenth of a training step on a CPU.
+  the signal more often.
   """
   return _forward(x, scale, bias, groups, epsilon)[0]
 

@@ -1,4 +1,4 @@
-"""The table of docs/scale.md: what the paper's five models cost on slices of TPU.
+"""A table of what the paper's five models cost on slices of TPU.
 
   python benchmarks/scale.py --out benchmarks/scale                 plans, one JSON file each
   python benchmarks/scale.py --out benchmarks/scale --table         the table of what is there

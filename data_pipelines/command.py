@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   except Stopped as stopped:
     print(stopped, file=sys.stderr)
     return 130
+  except BrokenPipeError:
+    raise  # whoever read the output has seen enough: the command's own affair
   except (UserError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 2

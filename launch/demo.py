@@ -127,7 +127,6 @@ def make_demo(config: str, *, minutes: float, out: Path) -> None:
   }
   write_demo_report(out, demo=demo, judged=judged, metrics=metrics)
   (out / "metrics.json").write_text(json.dumps(metrics, indent=1))
-  plan.spent(started)
   _say(started, f"done: open {out / 'report.html'}; figures in {out / 'metrics.json'}")
 
 
@@ -171,9 +170,9 @@ def _train_stages(demo: Demo, plan: "_Plan", *, out: Path, ends: float, started:
     command += [f"--gin.{value}" for value in [*values, f"TRAIN_STEPS={steps}"]]
     _say(started, f"training {stage.name}: {steps} steps\n  $ {shlex.join(command[1:])}")
     code = run_to_the_end(command)
+    plan.spent(started)  # also where it was stopped: what it did is saved
     if code:
       raise KeyboardInterrupt if code == 130 else SystemExit(code)
-    plan.spent(started)
 
 
 def run_to_the_end(command: Sequence[str]) -> int:
@@ -206,7 +205,7 @@ class _Plan:
     except (OSError, ValueError):
       return  # there is none, or it was cut off while it was written
     if found["minutes"] == minutes:
-      self.stages, self.spent_minutes = found["stages"], found["spent_minutes"]
+      self.stages, self.spent_minutes = found["stages"], found.get("spent_minutes", 0.0)
 
   def add(self, name: str, steps: dict[str, Any]) -> None:
     self.stages[name] = steps

@@ -150,7 +150,9 @@ def compilation_cache(chosen: str | None) -> Path | None:
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
   """Calls main(argv) and returns its exit status; users' errors become one line on stderr."""
   try:
-    return main(sys.argv[1:] if argv is None else argv)
+    status = main(sys.argv[1:] if argv is None else argv)
+    sys.stdout.flush()
+    return status
   except BrokenPipeError:
     # Whoever read the output has seen enough, as `| head` does; python would complain at its exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -166,7 +168,8 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
 
 def one_line(error: Exception) -> str:
   if isinstance(error, OSError) and error.errno == errno.ENOSPC and type(error) is OSError:
-    return f"the disk is full ({error.filename}): make room, then run the same command again"
+    where = f" ({error.filename})" if error.filename else ""
+    return f"the disk is full{where}: make room, then run the same command again"
   return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -54,6 +54,7 @@ def main(argv: Sequence[str]) -> int:
   gin_utils.parse(
     [*flags.gin_file, NOTHING_READ], arguments.bindings, search_paths=flags.gin_search_paths
   )
+  gin_utils.check_macros_read(arguments.bindings)
   planner = Planner(
     topology=topology,
     clips=flags.clips,

@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from noise2music.batch import BatchSpec
 from noise2music.checkpoints.leaves import named_leaves
+from noise2music.errors import UserError
 from noise2music.planning.estimate import Fit
 from noise2music.planning.plan import Plan, ProgramPlan, plan_program
 from noise2music.planning.program import read_program
@@ -46,8 +47,15 @@ class Planner:
   clip_seconds: float
   compile: bool
 
+  def __post_init__(self):
+    if self.clips < 1 or not 0 < self.clip_seconds < math.inf:
+      raise UserError(
+        f"{self.clips} clips of {self.clip_seconds:g} s cannot be sampled: give numbers above 0"
+      )
+
   def plan(self, training: Training) -> Plan:
     """Raises UserError where the batch or mesh does not fit."""
+    training = self._on_slices(training)
     note = self.topology.why_not_compiled() if self.compile else "the arithmetic alone, as asked"
     compiling = note is None
     if not compiling and self.topology.chip is not None:
@@ -78,6 +86,15 @@ class Planner:
       sampling_steps=len(stage.sampling.time_steps.times(stage.noise_schedule)) - 1,
       sample=self._sample(training, setup, sample_on, compiling=compiling),
     )
+
+  def _on_slices(self, training: Training) -> Training:
+    """The mesh has as many slices as the topology."""
+    slices = self.topology.slices
+    if training.mesh.slice not in (1, slices):
+      raise UserError(
+        f"the mesh has {training.mesh.slice} slices and --slices is {slices}: give the same number"
+      )
+    return dataclasses.replace(training, mesh=dataclasses.replace(training.mesh, slice=slices))
 
   def _prepare(self, training: Training, *, compiling: bool) -> Setup:
     """The run on the slice; for the arithmetic alone on one device, once the mesh is checked."""
@@ -187,8 +204,9 @@ def _compiled(lowered: Any) -> dict[str, Any]:
   if lowered is None:
     return {}
   began = time.monotonic()
-  program = read_program(lowered.compile())
-  return {"program": program, "compile_seconds": time.monotonic() - began}
+  compiled = lowered.compile()
+  seconds = time.monotonic() - began
+  return {"program": read_program(compiled), "compile_seconds": seconds}
 
 
 def _by_room(params: Any) -> dict[str, int]:

@@ -283,7 +283,7 @@ def _write_frames(path: Path, frames: np.ndarray, *, container: _Container, rate
     os.replace(part, path)
   except (soundfile.SoundFileError, OSError, AssertionError) as error:  # assertion: a short write
     # libsndfile says "System error" to a full disk.
-    full = shutil.disk_usage(path.parent).free < frames.nbytes
+    full = shutil.disk_usage(path.parent).free < frames.nbytes // 2  # as 16 bit
     reason = "the disk is full" if full else _reason(error)
     mend = "make room" if full else "check space and rights"
     raise AudioError(path, f"cannot be written ({reason}): {mend}") from error

@@ -139,6 +139,19 @@ def dead_bindings() -> list[str]:
   ]
 
 
+def check_macros_read(bindings: Sequence[str]) -> None:
+  """Raises UserError on a macro among `bindings` that nothing parsed so far reads."""
+  read = {
+    "/".join(reference.scopes)
+    for reference in gin_config.iterate_references(gin_config._CONFIG)
+    if reference.configurable.wrapped is gin_config.macro
+  }
+  for name in (binding.partition("=")[0].strip() for binding in bindings):
+    if name.isupper() and name not in read:
+      near = search.suggestion(name, sorted(read))
+      raise UserError(f"nothing uses {name}{near}: correct the name or leave it out")
+
+
 def check_all_used() -> None:
   """Raises UserError naming the bindings that nothing used: call it once everything is built."""
   dead = dead_bindings()

@@ -14,7 +14,7 @@ class Chip:
   """name: as in a slice's name. flops: a second, bfloat16 matrix products. memory_bytes and
   memory_bytes_per_second: of HBM. link_bytes_per_second: to all neighbours together, one way.
   clock_hz: of the tensor cores, what the compiler's estimated cycles count; None where it gives
-  none. hosts_of: chips that one host feeds. runtime_bytes: of the memory, not for programs.
+  none. chips_per_host: that one host feeds. runtime_bytes: of the memory, not for programs.
   """
 
   name: str

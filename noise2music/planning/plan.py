@@ -12,7 +12,7 @@ from noise2music.planning.program import ProgramCost
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProgramPlan:
   """One program on one slice. flops: of all chips in one step. state_bytes, activation_bytes: a
-  chip's. program, time: None where nothing was compiled, or the chip is this machine's processor.
+  chip's. program: None where nothing was compiled. time: None for this machine's processor.
   advice: sentences on what does not fit, each with what to change.
   """
 

@@ -27,7 +27,9 @@ _OPCODE = re.compile(r"(?:^|[\s)}\]])([a-z][\w\-]*)\(")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Collective:
-  """kind: as in COLLECTIVES. count: how often it runs. bytes: of its results, all runs together."""
+  """kind: as in COLLECTIVES. count: how often it runs. bytes: what it takes in or gives out, the
+  larger of the two, all runs together.
+  """
 
   kind: str
   count: int
@@ -112,13 +114,18 @@ class _Text:
         total[key] += times * value
     if cycles := re.search(r'"estimated_cycles":"(\d+)"', rest):
       total["cycles"] += int(cycles[1])
+    names = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
+    operands = [self._results.get(name, "") for name in names]
     kind = opcode.removesuffix("-start")
     if kind in COLLECTIVES:
+      given = sum(_bytes(operand, everywhere=True) for operand in operands)
+      made = _bytes(result, everywhere=True)
+      if opcode in ("all-gather-start", "collective-permute-start"):
+        made -= given  # their result holds the operand too
       total[f"{kind} count"] += 1
-      total[f"{kind} bytes"] += _bytes(result)
+      total[f"{kind} bytes"] += max(given, made)
     if opcode not in _FREE and not opcode.endswith("-done"):
-      operands = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
-      total["bytes"] += _bytes(result) + sum(_bytes(self._results.get(o, "")) for o in operands)
+      total["bytes"] += _bytes(result) + sum(map(_bytes, operands))
 
   def _trips(self, condition: str, rest: str) -> int:
     if known := re.search(r'known_trip_count[":{]+n":"(\d+)"', rest):
@@ -136,11 +143,11 @@ def _name(rest: str, key: str) -> str:
   return re.search(rf"{key}=%?([\w.\-]+)", rest)[1]
 
 
-def _bytes(text: str) -> float:
-  """Of all arrays in a type that lie in main memory: S(n) marks those that do not."""
+def _bytes(text: str, *, everywhere: bool = False) -> float:
+  """Of the arrays in a type that lie in main memory (S(n) marks the others), or of all."""
   total = 0.0
   for kind, shape, layout in _ARRAY.findall(text):
-    if re.search(r"S\([1-9]", layout):
+    if not everywhere and re.search(r"S\([1-9]", layout):
       continue
     bits = re.search(r"\d+", kind)
     width = _WIDTHS.get(kind, int(bits[0]) / 8 if bits else 0)

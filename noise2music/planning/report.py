@@ -61,7 +61,7 @@ def _program(part: ProgramPlan) -> list[str]:
     ]
   if (time := part.time) is not None:
     roofs = {
-      "multiplying": time.multiply, "memory": time.memory, "links": time.collectives,
+      "multiplying": time.multiply, "memory at most": time.memory, "links": time.collectives,
       "compiler": time.compiler,
     }  # fmt: skip
     told = ", ".join(f"{k} {v * KILO:,.2f}" for k, v in roofs.items() if v is not None)

@@ -39,7 +39,9 @@ class Topology:
 
   @property
   def hosts(self) -> int:
-    return math.ceil(self.chips / self.chip.chips_per_host) if self.chip else 1
+    if self.chip is None:
+      return 1
+    return self.slices * math.ceil(math.prod(self.shape) / self.chip.chips_per_host)
 
   @property
   def is_tpu(self) -> bool:
@@ -88,12 +90,15 @@ class Topology:
 
 
 def serving(topology: Topology, *, clips: int) -> Topology:
-  """The part of a slice that samples: a chip a clip, and one host's four at most."""
+  """The part of a slice that samples: four chips at most; a single GPU."""
   if not topology.is_tpu:
     return dataclasses.replace(topology, shape=(1,), slices=1)
-  shape = (2, 2, 1)[: len(topology.shape)]
-  if clips % 4:
-    raise UserError(f"{clips} clips do not divide into the 4 chips of a host: give a multiple of 4")
+  shape = tuple(min(most, there) for most, there in zip((2, 2, 1), topology.shape, strict=False))
+  chips = math.prod(shape)
+  if clips % chips:
+    raise UserError(
+      f"{clips} clips do not divide into the {chips} chips of a host: give a multiple of {chips}"
+    )
   kind = topology.name.partition(":")[0]
   name = f"{kind}:{'x'.join(map(str, shape))}"
   return dataclasses.replace(topology, name=name, shape=shape, slices=1)

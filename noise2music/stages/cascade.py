@@ -57,11 +57,10 @@ class Cascade:
           " train the one that does, and give the folder that holds both runs"
         )
       if len(ready) > 1:
-        names = sorted({objective.stage.name for objective in ready})
-        if len(names) < len(ready):
-          raise UserError(
-            f"there are several runs of stage {names[0]} here: keep one in the folder"
-          )
+        names = [objective.stage.name for objective in ready]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+          raise UserError(f"there are several runs of stage {twice} here: keep one in the folder")
         raise UserError(
           f"{' and '.join(names)} are of different routes: keep each route in its own folder"
         )

@@ -50,7 +50,8 @@ class Waveform:
   gain: float = 1.0
 
   def __str__(self) -> str:
-    return f"audio at {self.sample_rate_hz:,} Hz"
+    times = f" times {self.gain:g}" if self.gain != 1 else ""
+    return f"audio at {self.sample_rate_hz:,} Hz{times}"
 
   def __post_init__(self):
     if self.sample_rate_hz <= 0 or self.gain <= 0:

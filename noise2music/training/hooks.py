@@ -1,7 +1,9 @@
 """Side effects beside the loop: a hook is a function of a `Moment`, called after every step."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from noise2music.errors import UserError
@@ -16,7 +18,7 @@ class Moment:
   step: updates done. total_steps: of the run. state: valid during the call only, its buffers are
   given to the next step. row: the metrics logged at this step, None at most steps. writers: where
   results go. last: True for the last call of this process. say: prints a line without tearing the
-  progress bar.
+  progress bar. writing: a context that says what is intact where a writer cannot write.
   """
 
   step: int
@@ -26,6 +28,7 @@ class Moment:
   writers: Sequence[Writer]
   last: bool
   say: Callable[[str], None]
+  writing: Callable[[], AbstractContextManager] = contextlib.nullcontext
 
 
 Hook = Callable[[Moment], Any]
@@ -60,8 +63,9 @@ class SampleHook:
       return
     moment.say(f"sampling at step {moment.step}, to hear what it has learnt")
     samples = self.function(moment.state, moment.step)
-    for writer in moment.writers:
-      writer.audio(moment.step, samples.audio)
-      writer.images(moment.step, samples.images)
-      if samples.scalars:
-        writer.scalars(moment.step, samples.scalars)
+    with moment.writing():
+      for writer in moment.writers:
+        writer.audio(moment.step, samples.audio)
+        writer.images(moment.step, samples.images)
+        if samples.scalars:
+          writer.scalars(moment.step, samples.scalars)

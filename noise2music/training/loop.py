@@ -9,6 +9,7 @@ A step, then the log line, then the save, then the hooks, then the next batch:
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import re
 import time
@@ -200,9 +201,10 @@ class _Run:
     except OSError as error:
       saved = self.checkpoints.last_durable_step
       intact = f"checkpoint {saved} is intact" if saved is not None else "nothing was saved before"
+      mend = "make room" if error.errno == errno.ENOSPC else "mend that"
       raise UserError(
         f"cannot write logs or samples into {self.checkpoints.directory.parent} "
-        f"({error.strerror or error}); {intact}: make room, then run the same command again"
+        f"({error.strerror or error}); {intact}: {mend}, then run the same command again"
       ) from error
 
   def _call_hooks(self, step: int, state: TrainState, row, last: bool) -> None:
@@ -214,10 +216,10 @@ class _Run:
       writers=self.writers,
       last=last,
       say=self.progress.say,
+      writing=self._writing,
     )
-    with self._writing():
-      for hook in self.training.hooks:
-        hook(moment)
+    for hook in self.training.hooks:
+      hook(moment)
 
   def _paused(self, function: Callable, *args, **kwargs) -> None:
     """Calls it off the clock of steps a second."""

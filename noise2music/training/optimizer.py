@@ -73,7 +73,7 @@ class Optimizer:
 
   def check(self, total_steps: int) -> None:
     """Raises UserError where the warm-up does not end before the decay does."""
-    last = self.decay_steps or total_steps
+    last = min(self.decay_steps or total_steps, total_steps)
     if self.warmup_steps >= last:
       raise UserError(
         f"warmup_steps is {self.warmup_steps} and the cosine ends at step {last}: "

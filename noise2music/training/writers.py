@@ -92,6 +92,7 @@ class TensorBoard:
 
     for name, (samples, rate) in clips.items():
       self._add(step, summary=audio(name, np.clip(samples, -1, 1), sample_rate=rate))
+    self._events.flush()
 
   def images(self, step: int, pictures: Images) -> None:
     # Not summary.image: it would need Pillow to make the same few bytes.
@@ -106,6 +107,7 @@ class TensorBoard:
         encoded_image_string=encode_png(pixels),
       )
       self._add(step, summary=Summary(value=[Summary.Value(tag=name, image=image)]))
+    self._events.flush()
 
   def close(self) -> None:
     self._events.close()

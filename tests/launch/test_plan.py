@@ -63,6 +63,8 @@ def test_a_tpu_is_compiled_for_without_one() -> None:
     (["--topology=h100:8", "--gin.BATCH_SIZE=3"], "does not divide"),
     (["--topology=h100:8", "--gin.MeshShape.fsdp=16"], "does not fit 8 devices"),
     (["--topology=v4:2x2x1", "--clips=3", "--no_compile"], "multiple of 4"),
+    (["--topology=v4:2x2x1", "--clips=0", "--no_compile"], "give numbers above 0"),
+    (["--topology=v4:2x2x1", "--no_compile", "--gin.BATCHSIZE=8"], "nothing uses BATCHSIZE"),
   ],
 )
 def test_mistakes_are_one_sentence(arguments: list[str], message: str) -> None:

@@ -14,7 +14,8 @@ def test_a_slice_has_its_chips_and_hosts(name: str, chips: int, hosts: int) -> N
 
 
 def test_slices_multiply() -> None:
-  assert parse_topology("v5e:4x4", slices=3).chips == 48
+  three = parse_topology("v5e:2x2", slices=3)
+  assert (three.chips, three.hosts) == (12, 3)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,7 @@ def test_four_clips_are_sampled_on_one_host() -> None:
   assert serving(parse_topology("v4:4x4x8"), clips=4).name == "v4:2x2x1"
   assert serving(parse_topology("v5e:16x16"), clips=8).name == "v5e:2x2"
   assert serving(parse_topology("cpu:8"), clips=3).chips == 1
+  assert serving(parse_topology("v5e:1x1"), clips=3).chips == 1
   with pytest.raises(UserError, match="multiple of 4"):
     serving(parse_topology("v4:4x4x8"), clips=3)
 

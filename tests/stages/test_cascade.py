@@ -168,9 +168,7 @@ def test_stages_are_put_in_order_and_missing_ones_named() -> None:
   generator, cascader, super_resolution = (tiny.objective(kind) for kind in WAVEFORM)
   ordered = Cascade.ordered([super_resolution, generator, cascader])
   assert [stage.name for stage in ordered.stages] == list(WAVEFORM)
-  with pytest.raises(
-    UserError, match="super_resolution listens to audio at 4,000 Hz"
-  ):
+  with pytest.raises(UserError, match="super_resolution listens to audio at 4,000 Hz"):
     Cascade.ordered([super_resolution, generator])
   with pytest.raises(UserError, match="several runs of stage waveform_generator"):
     Cascade.ordered([generator, tiny.objective("waveform_generator")])

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from data_pipelines.captions.vocabulary import train_vocabulary
+from data_pipelines.captions.vocabulary import SIZE, SPLIT, train_vocabulary
 from data_pipelines.check import check_manifest
 from data_pipelines.importers.folder import FolderImporter
 from data_pipelines.importers.run import LAYOUTS, detect_layout, import_dataset
@@ -58,9 +58,12 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
-def _add(commands, name: str, run: Callable, *, help: str) -> argparse.ArgumentParser:
+def _add(
+  commands, name: str, run: Callable, *, help: str, threads: bool = True
+) -> argparse.ArgumentParser:
   parser = commands.add_parser(name, help=help, description=help)
-  parser.add_argument("--workers", type=_positive, help="threads; one a core where left out")
+  if threads:
+    parser.add_argument("--workers", type=_positive, help="threads; one a core where left out")
   parser.set_defaults(run=run)
   return parser
 
@@ -154,31 +157,32 @@ def _cut(args: argparse.Namespace) -> int:
 
 
 def _add_vocabulary(commands) -> None:
-  text = "make a sentencepiece vocabulary from a data set's own captions"
-  parser = commands.add_parser("vocabulary", help=text, description=text)
+  parser = _add(
+    commands,
+    "vocabulary",
+    _vocabulary,
+    help="make a sentencepiece vocabulary from a data set's own captions",
+    threads=False,
+  )
   parser.add_argument("source", help="manifest.jsonl or its folder")
   parser.add_argument("--out", required=True, help="file for the model, such as vocabulary.model")
-  parser.add_argument("--size", type=_positive, help="pieces at most; 512 where left out")
-  parser.add_argument("--split", help="whose captions; train where left out")
-  parser.set_defaults(run=_vocabulary)
+  parser.add_argument("--size", type=_positive, default=SIZE, help="pieces at most; %(default)s")
+  parser.add_argument("--split", default=SPLIT, help="whose captions; %(default)s")
 
 
 def _vocabulary(args: argparse.Namespace) -> int:
-  asked = {"vocab_size": args.size, "split": args.split}
-  given = {name: value for name, value in asked.items() if value is not None}
-  path = train_vocabulary(args.source, args.out, **given)
+  path = train_vocabulary(args.source, args.out, vocab_size=args.size, split=args.split)
   print(f"wrote {path}: {SentencePieceTokenizer(path=path).vocab_size} pieces")
   return 0
 
 
 def _add_shards(commands) -> None:
   text = "write clips as ArrayRecord shards, for training on many machines"
-  parser = commands.add_parser("shards", help=text, description=text)
+  parser = _add(commands, "shards", _shards, help=text, threads=False)
   parser.add_argument("source", help="manifest.jsonl or its folder")
   parser.add_argument("--out", required=True, help="folder for the data set")
   parser.add_argument("--shards", type=_positive, help="of each split; by size where left out")
   parser.add_argument("--split", help="only this one")
-  parser.set_defaults(run=_shards)
 
 
 def _shards(args: argparse.Namespace) -> int:

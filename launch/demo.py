@@ -105,7 +105,7 @@ def make_demo(config: str, *, minutes: float, out: Path) -> None:
       f"{minutes:g} minutes are too short to train anything: say MINUTES={LEAST_MINUTES} or more"
     )
   started = time.monotonic()
-  demo = _build([config], [], Demo)
+  demo = build([config], [], Demo)
   out.mkdir(parents=True, exist_ok=True)
   plan = _Plan(out / "plan.json", minutes=minutes)
   started -= 60 * plan.spent_minutes
@@ -130,7 +130,7 @@ def make_demo(config: str, *, minutes: float, out: Path) -> None:
   _say(started, f"done: open {out / 'report.html'}; figures in {out / 'metrics.json'}")
 
 
-def _build(files: list[str], bindings: list[str], constructor: type[Built]) -> Built:
+def build(files: list[str], bindings: list[str], constructor: type[Built]) -> Built:
   gin_utils.parse(files, bindings)
   built = gin_utils.build(constructor)
   gin_utils.check_all_used()
@@ -161,9 +161,7 @@ def _train_stages(demo: Demo, plan: "_Plan", *, out: Path, ends: float, started:
       values.append(f'VOCABULARY="{out / VOCABULARY}"')
     if stage.name not in plan.stages:
       left = ends - time.monotonic()
-      seconds = left * stage.share / sum(later.share for later in demo.stages[index:])
-      # A stage before it that other work slowed down may be late, but must not starve it.
-      seconds = max(seconds, LEAST_OF_SHARE * stage.share * (ends - started))
+      seconds = stage_seconds(demo.stages[index:], left=left, whole=ends - started)
       plan.add(stage.name, _steps_for(stage, values, seconds=seconds))
     steps = plan.stages[stage.name]["steps"]
     command = [sys.executable, "-m", "launch.train", f"--gin_file={stage.config}"]
@@ -173,6 +171,15 @@ def _train_stages(demo: Demo, plan: "_Plan", *, out: Path, ends: float, started:
     plan.spent(started)  # also where it was stopped: what it did is saved
     if code:
       raise KeyboardInterrupt if code == 130 else SystemExit(code)
+
+
+def stage_seconds(waiting: Sequence[TrainedStage], *, left: float, whole: float) -> float:
+  """For the first of the stages that wait: its share of what is `left` of the `whole` time.
+
+  One before it that other work slowed down may make it late, but does not starve it.
+  """
+  share = waiting[0].share
+  return max(left * share / sum(stage.share for stage in waiting), LEAST_OF_SHARE * share * whole)
 
 
 def run_to_the_end(command: Sequence[str]) -> int:
@@ -226,7 +233,7 @@ def _steps_for(stage: TrainedStage, values: list[str], *, seconds: float) -> dic
   """How many steps fit into `seconds`, by timing a few."""
   began = time.monotonic()
   bindings = [value.replace("=", " = ", 1) for value in [*values, "TRAIN_STEPS=1000"]]
-  training = _build([stage.config], bindings, loop.Training)
+  training = build([stage.config], bindings, loop.Training)
   setup = loop.inspect(training)
   step, state, batches = setup.compile(), setup.fresh(), training.batches.batches()
   warm = 2
@@ -272,20 +279,21 @@ def judge(demo: Demo, pipeline: Pipeline, clips: Sequence[Clip], folder: Path) -
   held_out = [clip for clip in clips if clip.split == "test"][: demo.judged]
   labels = [prompt.instrument for prompt in prompts]
   rate = generated.sample_rate_hz
+  real_held_out = real_audio_of(held_out, folder, rate, demo.clip_seconds)
   metrics = learned_and_listens(
-    real_train=_real(train, folder, rate, demo.clip_seconds),
-    real_held_out=_real(held_out, folder, rate, demo.clip_seconds),
+    real_train=real_audio_of(train, folder, rate, demo.clip_seconds),
+    real_held_out=real_held_out,
     generated=LabelledAudio(audio=generated.audio, sample_rate_hz=rate, labels=labels),
     untrained=LabelledAudio(audio=untrained.audio, sample_rate_hz=rate, labels=labels),
     seed=demo.seed,
   )
   real = {clip.extra["instrument"]: clip for clip in clips if clip.split == "test"}
   shown = [real[prompt.instrument] for prompt in prompts[: demo.shown]]
-  real_audio = _real(shown, folder, rate, demo.clip_seconds).audio
+  real_audio = real_audio_of(shown, folder, rate, demo.clip_seconds).audio
   metrics["sound"] = {
     "generated": _sound(generated.audio),
     "untrained": _sound(untrained.audio),
-    "real_held_out": _sound(_real(held_out, folder, rate, demo.clip_seconds).audio),
+    "real_held_out": _sound(real_held_out.audio),
   }
   return Judged(
     metrics=metrics, prompts=prompts, generated=generated, untrained=untrained, real=real_audio
@@ -307,7 +315,7 @@ def _fresh_params(pipeline: Pipeline, seed: int) -> tuple[Any, ...]:
   return tuple(out)
 
 
-def _real(clips: Sequence[Clip], folder: Path, rate: int, seconds: float) -> LabelledAudio:
+def real_audio_of(clips: Sequence[Clip], folder: Path, rate: int, seconds: float) -> LabelledAudio:
   audio = [
     read_audio(folder / clip.path, sample_rate_hz=rate, seconds=seconds)[0][: round(seconds * rate)]
     for clip in clips

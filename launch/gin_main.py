@@ -37,8 +37,13 @@ class Arguments:
   bindings: Sequence[str]
 
 
-def parser(*, prog: str, description: str, example: str) -> argparse.ArgumentParser:
-  """A parser with the flags that all mains have; `example` is a command that works."""
+def parser(
+  *, prog: str, description: str, example: str, runs: bool = True
+) -> argparse.ArgumentParser:
+  """A parser with the flags that all mains have; `example` is a command that works.
+
+  runs: with those of mains that run something, on one host or many.
+  """
   out = Parser(
     prog=prog,
     description=description,
@@ -56,6 +61,12 @@ def parser(*, prog: str, description: str, example: str) -> argparse.ArgumentPar
     metavar="DIR[,DIR]",
     help="where gin files and their includes are looked for besides the usual places; repeatable",
   )
+  if runs:
+    _add_run_flags(out)
+  return out
+
+
+def _add_run_flags(out: argparse.ArgumentParser) -> None:
   out.add_argument(
     "--dry_run", action="store_true", help="build everything, print what it is, write nothing"
   )
@@ -66,7 +77,6 @@ def parser(*, prog: str, description: str, example: str) -> argparse.ArgumentPar
   hosts.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
   hosts.add_argument("--process_count", type=int, metavar="N")
   hosts.add_argument("--process_index", type=int, metavar="I")
-  return out
 
 
 def parse_arguments(out: argparse.ArgumentParser, argv: Sequence[str]) -> Arguments:

@@ -3,7 +3,7 @@
   python -m launch.plan --gin_file=configs/runs/smoke/super_resolution.gin --topology=v4:2x2x1
 
 Counts parameters, operations and bytes, and compiles the real programs for the slice's chips where
-their compiler is installed (pip install 'noise2music[tpu]'; no TPU is needed). Reads no data and no
+their compiler is installed (the extra [tpu]; no TPU is needed). Reads no data and no
 weights: MODEL_DIR, DATA and the files of the text encoder may be left out.
 """
 
@@ -26,12 +26,13 @@ def main(argv: Sequence[str]) -> int:
     prog="n2m plan",
     description="What a run costs on a slice, before renting it.",
     example=EXAMPLE,
+    runs=False,
   )
   parser.add_argument("--topology", required=True, metavar="CHIP:SIZE", help="listed below")
   parser.add_argument("--slices", type=int, default=1, metavar="N", help="slices of that size")
-  parser.add_argument("--clips", type=int, default=4, metavar="N", help="sampled at once; 4")
+  parser.add_argument("--clips", type=int, default=4, metavar="N", help="at once; %(default)s")
   parser.add_argument(
-    "--clip_seconds", type=float, default=29.44, metavar="S", help="of sampled clips; 29.44"
+    "--clip_seconds", type=float, default=29.44, metavar="S", help="of a clip; %(default)s"
   )
   parser.add_argument("--no_compile", action="store_true", help="the arithmetic alone")
   parser.add_argument("--json", action="store_true", help="print JSON in place of text")
@@ -45,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
   jax.config.update("jax_platforms", "cpu")  # the TPU compiler may be here, a TPU need not
   if topology.chip is None:
     jax.config.update("jax_num_cpu_devices", topology.chips)
-  gin_main.start(flags)
+  gin_main.set_up()
   from launch.planner import Planner
   from noise2music.config import gin_utils
   from noise2music.planning.report import as_text

@@ -218,12 +218,10 @@ def _by_room(params: Any) -> dict[str, int]:
 
 
 def _bytes(tree: Any) -> int:
-
   return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _bytes_on_a_chip(tree: Any) -> int:
-
   return sum(
     math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     for leaf in jax.tree.leaves(tree)

@@ -70,8 +70,11 @@ def test_a_run_leaves_what_it_promises(runs: Path, stage: str) -> None:
   assert [row["step"] for row in rows if "loss" in row] == [1, 2]
   assert all(np.isfinite(row["loss"]) for row in rows if "loss" in row)
   assert "Stage.network" in (runs / stage / "config.gin").read_text()
-  previews = {path.suffix for path in (runs / stage / "samples").rglob("*") if path.is_file()}
-  assert {".wav", ".png"} <= previews
+  previews = [path for path in (runs / stage / "samples").rglob("*") if path.is_file()]
+  assert {".wav", ".png"} == {path.suffix for path in previews}
+  for path in previews:
+    if path.suffix == ".wav":
+      assert np.std(soundfile.read(path)[0]) > 1e-4, f"{path.name} is silent"
 
 
 def test_running_again_goes_on(runs: Path, data: Path) -> None:

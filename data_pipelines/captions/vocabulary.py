@@ -14,9 +14,11 @@ import sentencepiece
 from data_pipelines.manifest import manifest_path, read_manifest
 from noise2music.errors import UserError
 
+SIZE, SPLIT = 512, "train"  # where a caller names none
+
 
 def train_vocabulary(
-  manifest: str | Path, path: str | Path, *, vocab_size: int = 512, split: str | None = "train"
+  manifest: str | Path, path: str | Path, *, vocab_size: int = SIZE, split: str | None = SPLIT
 ) -> Path:
   """Writes a sentencepiece model of at most `vocab_size` pieces to `path`, and returns it.
 

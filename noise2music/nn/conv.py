@@ -33,8 +33,8 @@ def dot_general(x: Array, kernel: Array, dimensions, precision=None, **kwargs) -
   """`lax.dot_general` of x's last axes with the kernel's first, as flax's dense layers call it.
 
   The kernel's gradient is asked for in the kernel's own layout. The transpose that automatic
-  differentiation puts after it makes XLA copy a whole signal on a CPU; for an
-  accelerator the two are the same.
+  differentiation puts after it makes XLA copy a whole signal on a CPU; for an accelerator the two
+  are the same.
   """
   del kwargs  # a preferred type, which flax leaves open
   ((x_axes, kernel_axes), batch_axes) = dimensions

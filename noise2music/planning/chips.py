@@ -1,7 +1,9 @@
-"""What one accelerator chip can do, from its vendor's public documentation.
+"""What one accelerator chip can do, by its vendor's public documentation.
 
-TPU v4, v5e, v5p, v6e: cloud.google.com/tpu/docs, the page of each version. Clock rates follow from
-the peak and the number of multipliers. H100 and A100: NVIDIA's data sheets, SXM form, dense.
+TPU: the pages v4, v5e, v5p and v6e of Google Cloud's TPU documentation; v4's links are the pod's
+all-reduce bandwidth over its chips. A clock follows from the peak and the documented number of
+128 x 128 multipliers, and is left out for v6e, whose multipliers are not. GPU: NVIDIA's data
+sheets of A100 80 GB and H100, SXM, without sparsity.
 """
 
 import dataclasses
@@ -13,8 +15,8 @@ GIB = 2**30
 class Chip:
   """name: as in a slice's name. flops: a second, bfloat16 matrix products. memory_bytes and
   memory_bytes_per_second: of HBM. link_bytes_per_second: to all neighbours together, one way.
-  clock_hz: of the tensor cores, what the compiler's estimated cycles count; None where it gives
-  none. chips_per_host: that one host feeds. runtime_bytes: of the memory, not for programs.
+  clock_hz: of the tensor cores, what the compiler's estimated cycles count; None where unknown.
+  chips_per_host: that one host feeds. runtime_bytes: of the memory, not for programs (a guess).
   """
 
   name: str
@@ -22,61 +24,21 @@ class Chip:
   memory_bytes: float
   memory_bytes_per_second: float
   link_bytes_per_second: float
-  clock_hz: float | None = None
-  chips_per_host: int = 4
+  clock_hz: float | None
+  chips_per_host: int
   runtime_bytes: float = 0.5 * GIB
 
 
-_ALL = (
-  Chip(
-    name="v4",
-    flops=275e12,
-    memory_bytes=32 * GIB,
-    memory_bytes_per_second=1228e9,
-    link_bytes_per_second=300e9,
-    clock_hz=1.05e9,
-  ),
-  Chip(
-    name="v5e",
-    flops=197e12,
-    memory_bytes=16 * GIB,
-    memory_bytes_per_second=819e9,
-    link_bytes_per_second=200e9,
-    clock_hz=1.5e9,
-    chips_per_host=8,
-  ),
-  Chip(
-    name="v5p",
-    flops=459e12,
-    memory_bytes=95 * GIB,
-    memory_bytes_per_second=2765e9,
-    link_bytes_per_second=600e9,
-    clock_hz=1.75e9,
-  ),
-  Chip(
-    name="v6e",
-    flops=918e12,
-    memory_bytes=32 * GIB,
-    memory_bytes_per_second=1640e9,
-    link_bytes_per_second=448e9,
-    clock_hz=1.75e9,
-    chips_per_host=8,
-  ),
-  Chip(
-    name="a100",
-    flops=312e12,
-    memory_bytes=80e9,
-    memory_bytes_per_second=2039e9,
-    link_bytes_per_second=300e9,
-    chips_per_host=8,
-  ),
-  Chip(
-    name="h100",
-    flops=989e12,
-    memory_bytes=80e9,
-    memory_bytes_per_second=3350e9,
-    link_bytes_per_second=450e9,
-    chips_per_host=8,
-  ),
-)
-CHIPS = {chip.name: chip for chip in _ALL}
+_COLUMNS = ("flops", "memory_bytes", "memory_bytes_per_second", "link_bytes_per_second",
+            "clock_hz", "chips_per_host")  # fmt: skip
+_TABLE = {
+  "v4": (275e12, 32 * GIB, 1200e9, 269e9, 1.05e9, 4),
+  "v5e": (197e12, 16 * GIB, 819e9, 200e9, 1.5e9, 8),
+  "v5p": (459e12, 95 * GIB, 2765e9, 600e9, 1.75e9, 4),
+  "v6e": (918e12, 32 * GIB, 1600e9, 400e9, None, 8),
+  "a100": (312e12, 80e9, 2039e9, 300e9, None, 8),
+  "h100": (989e12, 80e9, 3350e9, 450e9, None, 8),
+}
+CHIPS = {
+  name: Chip(name=name, **dict(zip(_COLUMNS, row, strict=True))) for name, row in _TABLE.items()
+}

@@ -88,7 +88,8 @@ def plan_program(
     need = program.peak_bytes if program else state_bytes + (activation_bytes or 0.0)
     room = fit(chip, need)
     of = f"{need / GIB:.1f} of {room.capacity_bytes / GIB:.1f} GiB a chip"
-    advice.append(f"fits: {of}" if room.fits else f"does not fit: {of}: {remedy(room)}")
+    fits = "fits" if program else "may fit, by state and activations alone"
+    advice.append(f"{fits}: {of}" if room.fits else f"does not fit: {of}: {remedy(room)}")
   return ProgramPlan(
     flops=flops,
     flops_per_clip=flops / clips,

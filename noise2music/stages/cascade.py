@@ -110,12 +110,7 @@ class Cascade:
       raise UserError(f"the duration must be longer than 0 seconds, got {seconds:g}")
     if len(seeds) != len(prompts):
       raise ValueError(f"{len(prompts)} prompts need as many seeds, got {len(seeds)}")
-    unknown = set(sampling or {}) - {stage.name for stage in self.stages}
-    if unknown:
-      raise ValueError(f"no stage is called {sorted(unknown)}")
-    samplings = {
-      stage.name: (sampling or {}).get(stage.name) or stage.sampling for stage in self.stages
-    }
+    samplings = self._samplings(sampling or {})
     guided = {name for name, chosen in samplings.items() if chosen.guidance_scale != 1}
     if negative_prompt is not None and not guided:
       raise UserError(
@@ -149,6 +144,13 @@ class Cascade:
       for name, signal in made.items():
         parts[name].append(np.asarray(signal[:clips], np.float32))
     return {name: np.concatenate(signals) for name, signals in parts.items()}
+
+  def _samplings(self, changed: Mapping[str, Sampling]) -> dict[str, Sampling]:
+    """How each stage is sampled: as `changed` says, else in its own way."""
+    own = {stage.name: stage.sampling for stage in self.stages}
+    if unknown := changed.keys() - own.keys():
+      raise ValueError(f"no stage is called {sorted(unknown)}")
+    return {**own, **changed}
 
 
 def _batches(clips: int, batch_size: int) -> Iterator[tuple[int, list[int]]]:

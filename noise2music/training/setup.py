@@ -1,7 +1,7 @@
 """Everything between a `Training` and its first step: shapes, shardings, the compiled update."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from noise2music.errors import UserError
 from noise2music.sharding.rules import replicated, unbox
 from noise2music.training.state import TrainState, initial_state, state_shardings
 from noise2music.training.step import make_step
-from noise2music.typing import Batch, PyTree
+from noise2music.typing import Batch, Objective, PyTree
 
 # Folded into the run's key for the initial parameters; no step number comes near it.
 _INIT = 0x696E6974
@@ -79,8 +79,7 @@ def prepare(training, batch: Batch, *, devices: Sequence[jax.Device] | None = No
   """
   mesh = training.mesh.build(devices)
   rules, objective = training.rules, training.objective
-  size = len(next(iter(batch.values()))) * jax.process_count()
-  check_batch(size, shards=rules.batch_shards(mesh), parts=training.accumulation)
+  check_batch(_rows(batch), shards=rules.batch_shards(mesh), parts=training.accumulation)
   key = jax.random.fold_in(jax.random.key(training.seed), _INIT)
   sharding = rules.batch_sharding(mesh)
   example = {k: jax.ShapeDtypeStruct(np.shape(v), np.asarray(v).dtype) for k, v in batch.items()}
@@ -100,13 +99,7 @@ def prepare(training, batch: Batch, *, devices: Sequence[jax.Device] | None = No
 
   def fresh() -> TrainState:
     with rules.activate(mesh):
-      made = jax.jit(lambda k, b: unbox(objective.init(k, b)), out_shardings=param_shardings)
-      # Values may matter to an initialiser that looks at masks; silence is a batch like any other.
-      zeros = {k: jnp.zeros(s.shape, s.dtype) for k, s in example.items()}
-      values = made(key, zeros)
-      if hasattr(objective, "pretrained"):
-        loaded = _fitting(objective.pretrained(values), params)
-        values = jax.device_put(loaded, param_shardings)
+      values = _fresh_params(objective, key, example, shardings=param_shardings)
       return jax.jit(state_of, out_shardings=shardings, donate_argnums=0)(values)
 
   step = jax.jit(
@@ -132,6 +125,16 @@ def prepare(training, batch: Batch, *, devices: Sequence[jax.Device] | None = No
   )
 
 
+def _fresh_params(objective: Objective, key, example: Mapping, *, shardings: PyTree) -> PyTree:
+  """Of a run that begins; from a text encoder's checkpoint where the objective names one."""
+  made = jax.jit(lambda k, b: unbox(objective.init(k, b)), out_shardings=shardings)
+  # Values may matter to an initialiser that looks at masks; silence is a batch like any other.
+  values = made(key, {k: jnp.zeros(s.shape, s.dtype) for k, s in example.items()})
+  if not hasattr(objective, "pretrained"):
+    return values
+  return jax.device_put(_fitting(objective.pretrained(values), values), shardings)
+
+
 def _fitting(loaded: PyTree, params: PyTree) -> PyTree:
   """Parameters from elsewhere in the run's dtypes; UserError naming the first that does not fit."""
   want = named_leaves(params)
@@ -151,6 +154,14 @@ def _global(s, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(
     (s.shape[0] * jax.process_count(), *s.shape[1:]), s.dtype, sharding=sharding
   )
+
+
+def _rows(batch: Batch) -> int:
+  """Of the global batch."""
+  rows = {name: len(array) for name, array in batch.items()}
+  if len(set(rows.values())) != 1:
+    raise UserError(f"the arrays of a batch have {rows} rows: every source gives as many of each")
+  return next(iter(rows.values())) * jax.process_count()
 
 
 def check_batch(size: int, *, shards: int, parts: int) -> None:

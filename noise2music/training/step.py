@@ -45,36 +45,25 @@ def make_step(
   and the metric `skipped` is 1.
   """
 
-  def gradient(trained: PyTree, frozen: PyTree, batch: Batch, key: jax.Array):
-    def loss(trained):
-      return objective.loss(merge(trained, frozen), batch, key)
-
-    (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(trained)
-    return grads, {**aux, "loss": value}
-
   def step(state: TrainState, batch: Batch, total_steps: jax.Array) -> tuple[TrainState, Metrics]:
     transformation = optimizer.transformation(total_steps)
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     trained, frozen = split(state.params, mask)
+    gradient = lambda part: _gradient(objective, trained, frozen, part, key)  # noqa: E731
     if accumulation == 1:
-      grads, metrics = gradient(trained, frozen, batch, key)
+      grads, metrics = gradient(batch)
     else:
-      grads, metrics = _accumulate(
-        lambda part: gradient(trained, frozen, part, key), batch, parts=accumulation
-      )
+      grads, metrics = _accumulate(gradient, batch, parts=accumulation)
 
     norm = optax.global_norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
     updates, opt_state = transformation.update(grads, state.opt_state, trained)
     trained = optax.apply_updates(trained, updates)
-    new = TrainState(
-      step=state.step,
-      params=merge(trained, frozen),
-      ema=None
-      if optimizer.ema is None
-      else optimizer.ema.update(state.ema, trained, step=state.step),
-      opt_state=opt_state,
-    )
+    ema = None
+    if optimizer.ema is not None:
+      ema = optimizer.ema.update(state.ema, trained, step=state.step)
+    params = merge(trained, frozen)
+    new = TrainState(step=state.step, params=params, ema=ema, opt_state=opt_state)
     new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
     metrics = {
       **metrics,
@@ -85,6 +74,16 @@ def make_step(
     return TrainState(**{**vars(new), "step": state.step + 1}), metrics
 
   return step
+
+
+def _gradient(
+  objective: Objective, trained: PyTree, frozen: PyTree, batch: Batch, key: jax.Array
+) -> tuple[PyTree, Metrics]:
+  def loss(trained):
+    return objective.loss(merge(trained, frozen), batch, key)
+
+  (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(trained)
+  return grads, {**aux, "loss": value}
 
 
 def _accumulate(gradient, batch: Batch, *, parts: int) -> tuple[PyTree, Metrics]:

@@ -208,3 +208,10 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch,
     write_audio(path, 0 * tone(), sample_rate_hz=RATE)
   assert os.listdir(tmp_path) == ["a.wav"]
   assert path.read_bytes() == before
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_behind(small_disk):
+  loud = np.random.default_rng(0).uniform(-1, 1, 2_000_000).astype(np.float32)
+  with pytest.raises(AudioError, match=r"the disk is full\): make room"):
+    write_audio(small_disk / "long.wav", loud, sample_rate_hz=RATE)
+  assert list(small_disk.iterdir()) == []

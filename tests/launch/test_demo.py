@@ -5,9 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from launch.demo import TrainedStage, _Plan, stage_seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,6 +54,31 @@ def test_ctrl_c_lets_the_training_save() -> None:
   os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: to parent and child
   assert parent.communicate(timeout=30)[0] == "saved\n"
   assert parent.returncode == 130
+
+
+def _stages(*shares: float) -> list[TrainedStage]:
+  return [TrainedStage(name=f"{i}", config="", share=share) for i, share in enumerate(shares)]
+
+
+def test_time_is_shared_out_and_a_late_stage_is_not_starved() -> None:
+  stages = _stages(0.7, 0.2, 0.1)
+  assert stage_seconds(stages, left=100, whole=100) == pytest.approx(70)
+  assert stage_seconds(stages[1:], left=30, whole=100) == pytest.approx(20)
+  assert stage_seconds(stages[1:], left=-50, whole=100) == pytest.approx(0.7 * 20)
+
+
+def test_a_plan_is_kept_for_the_same_minutes_and_counts_what_was_spent(tmp_path: Path) -> None:
+  path = tmp_path / "plan.json"
+  plan = _Plan(path, minutes=15)
+  plan.add("generator", {"steps": 100})
+  plan.spent(time.monotonic() - 120)
+  again = _Plan(path, minutes=15)
+  assert again.stages == {"generator": {"steps": 100}}
+  assert again.spent_minutes == pytest.approx(2, abs=0.1)
+  other = _Plan(path, minutes=60)
+  assert (other.stages, other.spent_minutes) == ({}, 0.0)
+  path.write_text(path.read_text()[:20])  # cut off by a kill
+  assert _Plan(path, minutes=15).stages == {}
 
 
 @pytest.mark.slow

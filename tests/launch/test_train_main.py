@@ -188,20 +188,6 @@ def test_a_full_disk_ends_with_one_sentence(tmp_path, capfd):
   assert "Traceback" not in said
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-  """A file system of two megabytes, where one may be mounted."""
-  disk = tmp_path / "disk"
-  disk.mkdir()
-  mounted = subprocess.run(
-    ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True
-  )
-  if mounted.returncode:
-    pytest.skip("only root may mount a small disk")
-  yield disk
-  subprocess.run(["umount", disk], check=True)
-
-
 def test_a_disk_that_fills_ends_with_one_sentence_and_no_thread_that_hangs(small_disk):
   run = small_disk / "run"
   process = start(run, "--gin.sine_toy.SineObjective.width=20000")
@@ -275,3 +261,25 @@ def test_the_compilation_cache_is_the_users_unless_chosen(monkeypatch, tmp_path)
   assert folder.is_dir()
   assert folder.is_relative_to(tmp_path / "noise2music" / "xla")
   assert gin_main.compilation_cache("/elsewhere") is None
+
+
+_TALKER = """
+import sys
+from launch import gin_main
+def main(argv):
+  for number in range(100_000):
+    print(number)
+  return 0
+sys.exit(gin_main.run(main, []))
+"""
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+  talker = subprocess.Popen(
+    [sys.executable, "-c", _TALKER],
+    cwd=HERE.parents[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+  )  # fmt: skip
+  assert talker.stdout.readline() == "0\n"
+  talker.stdout.close()
+  assert talker.stderr.read() == ""
+  assert talker.wait(timeout=60) == 141

@@ -92,9 +92,9 @@ COST = ProgramCost(
   temporary_bytes=0,
   peak_bytes=0,
   code_bytes=0,
-  traffic_bytes=1228e9,
+  traffic_bytes=1200e9,
   cycles=2.1e9,
-  collectives=(Collective(kind="all-reduce", count=1, bytes=150e9),),
+  collectives=(Collective(kind="all-reduce", count=1, bytes=134.5e9),),
 )
 
 

@@ -243,3 +243,17 @@ def test_an_average_with_warm_up_follows_a_short_run(tmp_path):
     gaps = jax.tree.map(lambda p, a: float(jnp.linalg.norm(p - a)), plain, average)
     far[warm_up] = sum(jax.tree.leaves(gaps))
   assert far[True] < 0.3 * far[False]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Uneven(SineBatches):
+  """Forgets a row of one of its arrays."""
+
+  def batch(self, step):
+    batch = super().batch(step)
+    return {**batch, "clip_id": batch["clip_id"][1:]}
+
+
+def test_arrays_of_different_rows_are_refused(tmp_path):
+  with pytest.raises(UserError, match=r"rows.*'audio': 8, 'clip_id': 7"):
+    inspect(toy(tmp_path, batches=Uneven()))

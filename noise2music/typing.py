@@ -23,6 +23,7 @@ Waveform: TypeAlias = Float[Array, "*batch samples"]  # mono, in [-1, 1]
 LogMel: TypeAlias = Float[Array, "*batch frames bands"]  # in [-1, 1]
 Signal: TypeAlias = Float[Array, "batch time channels"]  # what a network denoises
 OtherSignal: TypeAlias = Float[Array, "batch _ _"]  # of another length or width than the Signal
+Pieces: TypeAlias = Float[Array, "rows _ _"]  # a Signal cut along time, pieces of a clip in a row
 Level: TypeAlias = Float[Array, "batch"]  # one diffusion time, alpha, sigma or log-SNR a clip
 TextEmbedding: TypeAlias = Float[Array, "batch tokens width"]
 Tokens: TypeAlias = Int[Array, "batch tokens"]

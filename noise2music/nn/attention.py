@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 
 from noise2music.nn import axes
 from noise2music.nn.axes import CHANNELS, CHANNELS_IN, CHANNELS_OUT, HEAD_WIDTH, HEADS, named
-from noise2music.nn.conv import dense, dot_general
+from noise2music.nn.conv import dense, dot_general, promote
 from noise2music.typing import Array, Mask, OtherSignal, Signal, TextEmbedding
 
 
@@ -36,6 +36,7 @@ class MultiHeadAttention(nn.Module):
     project = lambda source, axis, name: nn.DenseGeneral(  # noqa: E731
       (self.heads, width // self.heads),
       dtype=self.dtype,
+      promote_dtype=promote,
       dot_general=dot_general,
       kernel_init=named(axes.kernel_init, axis, HEADS, HEAD_WIDTH),
       bias_init=named(axes.zeros_init, HEADS, HEAD_WIDTH),
@@ -52,6 +53,7 @@ class MultiHeadAttention(nn.Module):
       width,
       axis=(-2, -1),
       dtype=self.dtype,
+      promote_dtype=promote,
       dot_general=dot_general,
       kernel_init=named(axes.kernel_init, HEADS, HEAD_WIDTH, CHANNELS_OUT),
       bias_init=named(axes.zeros_init, CHANNELS),

@@ -5,6 +5,7 @@ come out of `init` boxed with their names: `flax.linen.get_partition_spec(variab
 `flax.linen.meta.unbox(variables)` gives the bare arrays, and `apply` takes either.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -60,6 +61,13 @@ def named(init: Initializer, *names: str) -> Initializer:
     return Named(init(*args, **kwargs), names)
 
   return boxed
+
+
+def shards(name: str) -> int:
+  """Among how many devices the rules in force split an axis; 1 without rules or a mesh."""
+  axes = dict(nn.get_logical_axis_rules()).get(name) or ()
+  sizes = jax.sharding.get_abstract_mesh().shape
+  return math.prod(sizes.get(axis, 1) for axis in ((axes,) if isinstance(axes, str) else axes))
 
 
 def constrain(x: jax.Array) -> jax.Array:

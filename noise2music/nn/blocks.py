@@ -15,6 +15,8 @@ from noise2music.nn.axes import Initializer
 from noise2music.nn.conv import conv1d, dense
 from noise2music.nn.embeddings import CombineEmbedding
 from noise2music.nn.norms import GroupNormSwish
+from noise2music.nn.pieces import cut, join
+from noise2music.nn.remat import keep
 from noise2music.typing import Array, Mask, Signal, TextEmbedding
 
 
@@ -73,18 +75,27 @@ class Block(nn.Module):
   cross_attention: bool
   residual: Residual
   dtype: DTypeLike = jnp.float32
+  pieces: int = 1  # into which x is cut
 
   @nn.compact
   def __call__(self, x: Signal, inputs: BlockInputs) -> Signal:
-    norm = lambda name: GroupNormSwish(groups=self.groups, dtype=self.dtype, name=name)  # noqa: E731
-    conv = functools.partial(conv1d, x.shape[-1], kernel_size=self.kernel_size, dtype=self.dtype)
+    norm = functools.partial(
+      GroupNormSwish, groups=self.groups, dtype=self.dtype, pieces=self.pieces
+    )
+    conv = functools.partial(
+      conv1d, x.shape[-1], kernel_size=self.kernel_size, dtype=self.dtype, pieces=self.pieces
+    )
     x = CombineEmbedding(dtype=self.dtype, name="combine")(x, inputs.embedding)
-    h = conv(name="conv_1")(norm("norm_1")(x))
-    h = conv(kernel_init=axes.zeros_init, name="conv_2")(norm("norm_2")(h))
+    h = keep(conv(name="conv_1")(norm(name="norm_1")(x)))
+    h = conv(kernel_init=axes.zeros_init, name="conv_2")(norm(name="norm_2")(h))
     x = h + self.residual(x, dtype=self.dtype, name="residual")
+    return axes.constrain(cut(self._attend(join(x, self.pieces), inputs), self.pieces))
+
+  def _attend(self, x: Signal, inputs: BlockInputs) -> Signal:
+    """x: of whole clips."""
     if self.self_attention:
       x = SelfAttention(heads=self.heads, dtype=self.dtype, name="self_attention")(x)
     if self.cross_attention and inputs.text is not None:
       cross = CrossAttention(heads=self.heads, dtype=self.dtype, name="cross_attention")
       x = cross(x, *inputs.text)
-    return axes.constrain(x)
+    return x

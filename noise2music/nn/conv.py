@@ -3,6 +3,10 @@
 Down- and up-sampling have kernel = stride, so they are a reshape and a matrix product: the paper
 leaves the kernel open, this size fits its parameter counts, and it is the fastest form on every
 backend.
+
+Kernels come to the product in float32 and are rounded there, not before as flax would have it. Their
+gradients, which are sums over time and over all devices, then leave the product in float32 and are
+added up in float32: in bfloat16, which has eight bits, the parts of 256 chips would barely count.
 """
 
 import functools
@@ -14,6 +18,8 @@ from jax.typing import DTypeLike
 
 from noise2music.nn import axes
 from noise2music.nn.axes import CHANNELS, CHANNELS_IN, CHANNELS_OUT, TAPS, Initializer, named
+from noise2music.nn.pieces import after, before
+from noise2music.nn.platform import platform
 from noise2music.typing import Array, OtherSignal, Signal
 
 
@@ -29,42 +35,106 @@ def unfold(x: Signal, factor: int) -> OtherSignal:
   return x.reshape(batch, time * factor, channels // factor)
 
 
+def promote(x: Array, kernel: Array, bias: Array | None, *, dtype: DTypeLike, **kwargs):
+  """In place of flax's `promote_dtype`: all but the kernel become `dtype`."""
+  del kwargs
+  return x.astype(dtype), kernel, None if bias is None else bias.astype(dtype)
+
+
 def dot_general(x: Array, kernel: Array, dimensions, precision=None, **kwargs) -> jax.Array:
   """`lax.dot_general` of x's last axes with the kernel's first, as flax's dense layers call it.
 
   The kernel's gradient is asked for in the kernel's own layout. The transpose that automatic
-  differentiation puts after it makes XLA copy a whole signal on a CPU; for an accelerator the two
-  are the same.
+  differentiation puts after it makes XLA copy a whole signal on a CPU; for a GPU the two are the
+  same. On a TPU it is a convolution of one tap, whose signals lie in memory as those of the
+  convolutions around it; a product would have each of them copied.
   """
-  del kwargs  # a preferred type, which flax leaves open
+  del precision, kwargs  # which flax leaves open
   ((x_axes, kernel_axes), batch_axes) = dimensions
   shared = len(kernel_axes)
   if tuple(x_axes) != tuple(range(x.ndim - shared, x.ndim)) or any(batch_axes):
     raise NotImplementedError(f"contracts only the last axes of x, not {dimensions}")
-  return _matmul(x, kernel, shared, precision)
+  if platform() == "tpu" and x.ndim == 3 and kernel.ndim == 2:
+    return _conv(x, kernel[None], (0, 0))
+  return _matmul(x, kernel, shared)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _matmul(x, kernel, shared, precision):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _matmul(x, kernel, shared):
   """x [*leading, *shared] and kernel [*shared, *out] -> [*leading, *out]."""
   contract = (tuple(range(x.ndim - shared, x.ndim)), tuple(range(shared)))
-  return jax.lax.dot_general(x, kernel, (contract, ((), ())), precision=precision)
+  return jax.lax.dot_general(x, kernel.astype(x.dtype), (contract, ((), ())))
 
 
-def _matmul_forward(x, kernel, shared, precision):
-  return _matmul(x, kernel, shared, precision), (x, kernel)
+def _matmul_forward(x, kernel, shared):
+  return _matmul(x, kernel, shared), (x, kernel)
 
 
-def _matmul_backward(shared, precision, saved, gradient):
+def _matmul_backward(shared, saved, gradient):
   x, kernel = saved
   leading = tuple(range(x.ndim - shared))
   out = (tuple(range(len(leading), gradient.ndim)), tuple(range(shared, kernel.ndim)))
-  dx = jax.lax.dot_general(gradient, kernel, (out, ((), ())), precision=precision)
-  dkernel = jax.lax.dot_general(x, gradient, ((leading, leading), ((), ())), precision=precision)
+  dx = jax.lax.dot_general(gradient, kernel.astype(x.dtype), (out, ((), ())))
+  dkernel = jax.lax.dot_general(
+    x, gradient, ((leading, leading), ((), ())), preferred_element_type=kernel.dtype
+  )
   return dx, dkernel
 
 
 _matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x, kernel, padding):
+  """x [batch, time, c] and kernel [taps, c, out], zeros beyond the ends: [batch, other_time, out]."""
+  return jax.lax.conv_general_dilated(
+    x, kernel.astype(x.dtype), (1,), [padding], dimension_numbers=("NWC", "WIO", "NWC")
+  )
+
+
+def _conv_forward(x, kernel, padding):
+  return _conv(x, kernel, padding), (x, kernel)
+
+
+def _conv_backward(padding, saved, gradient):
+  x, kernel = saved
+  low, high = padding
+  taps = kernel.shape[0]
+  turned = jnp.flip(kernel, axis=0).swapaxes(1, 2)
+  dx = _conv(gradient, turned, (taps - 1 - low, taps - 1 - high))
+  # The batch is summed over as channels are in the forward pass, time as taps are.
+  dkernel = jax.lax.conv_general_dilated(
+    x,
+    gradient,
+    (1,),
+    [padding],
+    dimension_numbers=("CWN", "IWO", "WNC"),
+    # A GPU's library has no convolution from bfloat16 to float32.
+    preferred_element_type=kernel.dtype if platform() == "tpu" else x.dtype,
+  )
+  return dx, dkernel.astype(kernel.dtype)
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _conv_of_pieces(x, kernel, strides, padding, *, pieces: int, **settings):
+  """As flax's convolutions call it: those of whole clips, computed on their pieces.
+
+  What a piece lacks are the taps that reach into its neighbours: small convolutions of their edges,
+  added at its ends. (To put the edges on the signal first would copy it.)
+  """
+  del strides, padding, settings  # 1, "SAME" and what follows from them
+  taps, length = kernel.shape[0], x.shape[1]
+  low, high = (taps - 1) // 2, taps // 2
+  y = _conv(x, kernel, (low, high))
+  if pieces > 1 and low:
+    left = _conv(before(x[:, -low:], pieces), kernel, (0, taps - 1))
+    y = y + jnp.pad(left, ((0, 0), (0, length - low), (0, 0)))
+  if pieces > 1 and high:
+    right = _conv(after(x[:, :high], pieces), kernel, (taps - 1, 0))
+    y = y + jnp.pad(right, ((0, 0), (length - high, 0), (0, 0)))
+  return y
 
 
 def conv1d(
@@ -74,12 +144,15 @@ def conv1d(
   name: str,
   dtype: DTypeLike = jnp.float32,
   kernel_init: Initializer = axes.kernel_init,
+  pieces: int = 1,
 ) -> nn.Conv:
-  """Convolution that keeps the length (zeros beyond the ends)."""
+  """Convolution that keeps the length (zeros beyond the ends) of clips cut into `pieces`."""
   return nn.Conv(
     channels,
     kernel_size=(kernel_size,),
     dtype=dtype,
+    promote_dtype=promote,
+    conv_general_dilated=functools.partial(_conv_of_pieces, pieces=pieces),
     kernel_init=named(kernel_init, TAPS, CHANNELS_IN, CHANNELS_OUT),
     bias_init=named(axes.zeros_init, CHANNELS),
     name=name,
@@ -98,6 +171,7 @@ def dense(
   return nn.Dense(
     channels,
     dtype=dtype,
+    promote_dtype=promote,
     dot_general=dot_general,
     kernel_init=named(kernel_init, *kernel_axes),
     bias_init=named(axes.zeros_init, CHANNELS),

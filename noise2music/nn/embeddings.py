@@ -43,18 +43,20 @@ class TimeEmbedding(nn.Module):
 class CombineEmbedding(nn.Module):
   """x (1 + s) + b, with s and b of each channel a linear function of the embedding.
 
-  The linear layer starts at zero, so a fresh layer passes x unchanged.
+  The linear layer starts at zero, so a fresh layer passes x unchanged. x may be cut into pieces.
   """
 
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Signal, embedding: Float[Array, "batch width"]) -> Signal:
+  def __call__(self, x: Signal, embedding: Float[Array, "clips width"]) -> Signal:
     linear = dense(
       2 * x.shape[-1],
       kernel_init=zeros_init,
       kernel_axes=(EMBEDDING, CHANNELS_OUT),
       name="linear",
     )
-    scale, bias = jnp.split(linear(embedding).astype(self.dtype), 2, axis=-1)
+    pieces = x.shape[0] // embedding.shape[0]
+    both = jnp.repeat(linear(embedding).astype(self.dtype), pieces, axis=0)
+    scale, bias = jnp.split(both, 2, axis=-1)
     return x * (1 + scale[:, None, :]) + bias[:, None, :]

@@ -2,8 +2,8 @@
 
 The parameters of `count` blocks are stacked along a leading axis (`axes.LAYERS`). Scanned, a
 program holds one block, without which a full-size network does not compile in minutes; unrolled,
-XLA on a CPU computes gradients eleven times faster. So which it is follows the platform, and a
-checkpoint does not know.
+XLA on a CPU computes gradients eleven times faster. So which it is follows the platform and the
+depth, and a checkpoint does not know.
 """
 
 import dataclasses
@@ -15,19 +15,14 @@ import jax
 import jax.numpy as jnp
 
 from noise2music.nn.axes import LAYERS
+from noise2music.nn.platform import platform
+from noise2music.nn.remat import POLICY
 from noise2music.typing import PyTree, Signal
-
-
-def platform() -> str:
-  """What the program at hand is traced for, "cpu" or other: that of the mesh in force, which may
-  be of devices that are not here; else jax's default."""
-  device = jax.sharding.get_abstract_mesh().abstract_device
-  return device.platform if device is not None else jax.default_backend()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scanned:
-  """One `lax.scan` over the blocks. remat: recompute each block's activations in the gradient."""
+  """One `lax.scan` over the blocks. remat: keep for the gradient what `nn.remat` marks alone."""
 
   remat: bool = True
 
@@ -41,13 +36,20 @@ class Unrolled:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Auto:
-  """`on_cpu` in programs for a CPU, `elsewhere` in those for accelerators."""
+  """`on_cpu` in programs for a CPU. In those for accelerators `first` at a network's first depth,
+  where most of the work is and the copies that a scan makes of long signals would add a fifth to
+  it, and `elsewhere` at the others.
+  """
 
   on_cpu: Unrolled | Scanned = Unrolled()
+  first: Unrolled | Scanned = Unrolled(remat=True)
   elsewhere: Unrolled | Scanned = Scanned()
 
-  def resolve(self) -> Unrolled | Scanned:
-    return self.on_cpu if platform() == "cpu" else self.elsewhere
+  def at(self, depth: int) -> Unrolled | Scanned:
+    """depth: of the network, from 1."""
+    if platform() == "cpu":
+      return self.on_cpu
+    return self.first if depth == 1 else self.elsewhere
 
 
 Stacking: TypeAlias = Auto | Scanned | Unrolled
@@ -58,22 +60,21 @@ class Stack(nn.Module):
 
   block: Callable[..., nn.Module]
   count: int
-  stacking: Stacking = Auto()
+  stacking: Scanned | Unrolled
 
   @nn.compact
   def __call__(self, x: Signal, inputs: PyTree) -> Signal:
-    stacking = self.stacking.resolve() if isinstance(self.stacking, Auto) else self.stacking
     # A scan makes the parameters in either case, so both start from the same numbers.
-    if isinstance(stacking, Scanned) or self.is_initializing():
-      return self._scanned(x, inputs, remat=stacking.remat)
-    return self._unrolled(x, inputs, remat=stacking.remat)
+    if isinstance(self.stacking, Scanned) or self.is_initializing():
+      return self._scanned(x, inputs, remat=self.stacking.remat)
+    return self._unrolled(x, inputs, remat=self.stacking.remat)
 
   def _scanned(self, x: Signal, inputs: PyTree, *, remat: bool) -> Signal:
     def step(block: nn.Module, x: Signal, inputs: PyTree):
       return block(x, inputs), None
 
     if remat:
-      step = nn.remat(step, prevent_cse=False)
+      step = nn.remat(step, prevent_cse=False, policy=POLICY)
     scan = nn.scan(
       step,
       variable_axes={"params": 0},
@@ -89,7 +90,7 @@ class Stack(nn.Module):
     block = self.block(parent=None, name=None)
     step = lambda params, x: block.apply({"params": params}, x, inputs)  # noqa: E731
     if remat:
-      step = jax.checkpoint(step)
+      step = jax.checkpoint(step, policy=POLICY)
     stacked, tree = jax.tree.flatten(nn.meta.unbox(self.variables["params"]["blocks"]))
     # unstack, for its gradient is one concatenation; that of indexing pads and adds every slice.
     for k, leaves in enumerate(zip(*map(jnp.unstack, stacked), strict=True)):

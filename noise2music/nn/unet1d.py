@@ -24,6 +24,7 @@ from noise2music.nn.blocks import Block, BlockInputs, FullyConnected, Residual, 
 from noise2music.nn.conv import conv1d, dense, downsample, upsample
 from noise2music.nn.embeddings import TimeEmbedding
 from noise2music.nn.norms import GroupNormSwish
+from noise2music.nn.pieces import best_count, cut, join
 from noise2music.nn.stacking import Auto, Stack, Stacking
 from noise2music.typing import Array, Level, Mask, Signal, TextEmbedding
 
@@ -51,6 +52,8 @@ class UNet1D(nn.Module):
     groups: of the group norms, or as many as divide.
     residual: path around the convolutions of a block.
     dtype: of the computation; parameters, norms, softmax and output are float32.
+    pieces: into which clips are cut along time (`nn.pieces`); None: as the platform likes it.
+      It makes no difference to the result.
     stacking: whether equal blocks are scanned or unrolled; parameters are the same.
 
   Raises:
@@ -73,6 +76,7 @@ class UNet1D(nn.Module):
   groups: int = 32
   residual: Residual = FullyConnected()
   dtype: DTypeLike = jnp.float32
+  pieces: int | None = None
   stacking: Stacking = Auto()
 
   def __post_init__(self):
@@ -126,32 +130,36 @@ class UNet1D(nn.Module):
       )(embedding.astype(jnp.float32))
     inputs = BlockInputs(level, self._text_input(x, text, text_mask, text_keep))
 
-    x = conv.fold(x.astype(self.dtype), self.patch)
-    x = conv1d(self.base_width, kernel_size=EDGE_KERNEL, dtype=self.dtype, name="entry")(x)
+    pieces = self._pieces(x)
+    edge = functools.partial(conv1d, kernel_size=EDGE_KERNEL, pieces=pieces)
+    x = conv.fold(cut(x.astype(self.dtype), pieces), self.patch)
+    x = edge(self.base_width, dtype=self.dtype, name="entry")(x)
     widths = [self.base_width * multiplier for multiplier in self.width_multipliers]
     skips = []
     for depth, (width, stride) in enumerate(zip(widths, self.strides, strict=True), start=1):
       skips.append(x)
       x = downsample(x, channels=width, stride=stride, dtype=self.dtype, name=f"down_{depth}")
-      x = self._stack(depth, name=f"down_blocks_{depth}")(x, inputs)
+      x = self._stack(depth, pieces, name=f"down_blocks_{depth}")(x, inputs)
     if self.aligned:
-      x = x + dense(widths[-1], dtype=self.dtype, name="aligned_entry")(aligned.astype(self.dtype))
+      entry = dense(widths[-1], dtype=self.dtype, name="aligned_entry")
+      x = x + cut(entry(aligned.astype(self.dtype)), pieces)
     for depth in reversed(range(1, len(widths) + 1)):
-      x = self._stack(depth, name=f"up_blocks_{depth}")(x, inputs)
+      x = self._stack(depth, pieces, name=f"up_blocks_{depth}")(x, inputs)
       skip = skips.pop()
       stride = self.strides[depth - 1]
       x = upsample(x, channels=skip.shape[-1], stride=stride, dtype=self.dtype, name=f"up_{depth}")
       x = x + skip
-    x = GroupNormSwish(groups=self.groups, dtype=self.dtype, name="exit_norm")(x)
-    x = conv1d(
-      self.out_channels * self.patch,
-      kernel_size=EDGE_KERNEL,
-      kernel_init=axes.zeros_init,
-      name="exit",
-    )(x)
-    return conv.unfold(x, self.patch)
+    norm = GroupNormSwish(groups=self.groups, dtype=self.dtype, pieces=pieces, name="exit_norm")
+    x = edge(self.out_channels * self.patch, kernel_init=axes.zeros_init, name="exit")(norm(x))
+    return join(conv.unfold(x, self.patch), pieces)
 
-  def _stack(self, depth: int, *, name: str) -> Stack:
+  def _pieces(self, x: Signal) -> int:
+    if self.pieces is not None:
+      return self.pieces
+    reach = max(self.kernel_size, EDGE_KERNEL) // 2
+    return best_count(x, stride=self.stride, reach=reach)
+
+  def _stack(self, depth: int, pieces: int, *, name: str) -> Stack:
     attends = lambda flags: bool(flags) and flags[depth - 1]  # noqa: E731
     block = functools.partial(
       Block,
@@ -162,8 +170,10 @@ class UNet1D(nn.Module):
       cross_attention=attends(self.cross_attention),
       residual=self.residual,
       dtype=self.dtype,
+      pieces=pieces,
     )
-    return Stack(block=block, count=self.blocks[depth - 1], stacking=self.stacking, name=name)
+    stacking = self.stacking.at(depth) if isinstance(self.stacking, Auto) else self.stacking
+    return Stack(block=block, count=self.blocks[depth - 1], stacking=stacking, name=name)
 
   def _text_input(self, x, text, mask, keep) -> TextInput | None:
     if not self.takes_text:

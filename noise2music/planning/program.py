@@ -2,16 +2,16 @@
 
 Its own cost analysis takes the body of a loop once, so the text of the optimised program is read
 instead, and each loop counted as often as its condition says. Bytes are those of operands and
-results that lie in the chip's main memory; a fusion that reads a slice of an operand is charged
-the whole, so they are an upper bound. Cycles are the compiler's estimates: no chip has run it.
+results that lie in the chip's main memory, of slices and updates in place those alone that move.
+Cycles are the compiler's estimates: no chip has run it.
 """
 
 import collections
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _WIDTHS = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2}
@@ -19,8 +19,9 @@ _FREE = {
   "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id",
   "while", "conditional", "call", "iota",
 }  # fmt: skip
+_SLICING = ("dynamic-slice", "dynamic-update-slice", "slice")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%([\w.\-]+) = (.*)$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%([\w.\-]+) = (.*)$")
 _ARRAY = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\](\{[^}]*\})?")
 _OPCODE = re.compile(r"(?:^|[\s)}\]])([a-z][\w\-]*)\(")
 
@@ -71,23 +72,37 @@ def read_program(compiled: Any) -> ProgramCost:
   )
 
 
+class _Instruction(NamedTuple):
+  """rest: of the line, from the opening bracket on. result: its type."""
+
+  name: str
+  opcode: str
+  rest: str
+  result: str
+  root: bool
+
+  @property
+  def operands(self) -> list[str]:
+    return re.findall(r"%([\w.\-]+)", self.rest.split("), ")[0])
+
+
 class _Text:
-  """The computations of an optimised program, as {name: [(opcode, rest of the line, result)]}."""
+  """An optimised program, read."""
 
   def __init__(self, text: str):
-    self._computations: dict[str, list[tuple[str, str, str]]] = {}
+    self._computations: dict[str, list[_Instruction]] = {}
     self._results: dict[str, str] = {}
     self._done: dict[str, Mapping[str, float]] = {}
     self._entry = ""
-    lines: list[tuple[str, str, str]] = []
+    lines: list[_Instruction] = []
     for line in text.splitlines():
       if begun := _COMPUTATION.match(line):
         lines = self._computations.setdefault(begun[2], [])
         self._entry = begun[2] if begun[1] else self._entry
-      elif (found := _INSTRUCTION.match(line)) and (op := _OPCODE.search(found[2])):
-        result, rest = found[2][: op.start(1)], found[2][op.end(1) :]
-        self._results[found[1]] = result
-        lines.append((op[1], rest, result))
+      elif (found := _INSTRUCTION.match(line)) and (op := _OPCODE.search(found[3])):
+        result, rest = found[3][: op.start(1)], found[3][op.end(1) :]
+        self._results[found[2]] = result
+        lines.append(_Instruction(found[2], op[1], rest, result, bool(found[1])))
 
   def total(self) -> Mapping[str, float]:
     return self._cost(self._entry)
@@ -95,12 +110,13 @@ class _Text:
   def _cost(self, name: str) -> Mapping[str, float]:
     if name not in self._done:
       total: collections.Counter = collections.Counter()
-      for opcode, rest, result in self._computations.get(name, ()):
-        self._add(total, opcode, rest, result)
+      for instruction in self._computations.get(name, ()):
+        self._add(total, instruction)
       self._done[name] = total
     return self._done[name]
 
-  def _add(self, total: collections.Counter, opcode: str, rest: str, result: str) -> None:
+  def _add(self, total: collections.Counter, instruction: _Instruction) -> None:
+    _, opcode, rest, result, _ = instruction
     times, inner = 1, []
     if opcode == "while":
       condition, body = _name(rest, "condition"), _name(rest, "body")
@@ -114,8 +130,7 @@ class _Text:
         total[key] += times * value
     if cycles := re.search(r'"estimated_cycles":"(\d+)"', rest):
       total["cycles"] += int(cycles[1])
-    names = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
-    operands = [self._results.get(name, "") for name in names]
+    operands = [self._results.get(name, "") for name in instruction.operands]
     kind = opcode.removesuffix("-start")
     if kind in COLLECTIVES:
       given = sum(_bytes(operand, everywhere=True) for operand in operands)
@@ -124,23 +139,65 @@ class _Text:
         made -= given  # their result holds the operand too
       total[f"{kind} count"] += 1
       total[f"{kind} bytes"] += max(given, made)
-    if opcode not in _FREE and not opcode.endswith("-done"):
-      total["bytes"] += _bytes(result) + sum(map(_bytes, operands))
+    if opcode in ("copy-start", "slice-start"):
+      # Source and destination, in either order; what arrives has the size of the smaller.
+      ends = [found[0] for found in _ARRAY.finditer(result)][:2]
+      size = min(_bytes(end, everywhere=True) for end in ends)
+      total["bytes"] += sum(min(size, _bytes(end)) for end in ends)
+    elif opcode not in _FREE and not opcode.endswith("-done"):
+      inside = [instruction]
+      if opcode == "fusion":
+        inside = self._computations.get(_name(rest, "calls"), inside)
+      total["bytes"] += self._written(inside, result)
+      for index, operand in enumerate(operands):
+        total["bytes"] += self._read(inside, index, operand)
+
+  def _read(self, inside: Sequence[_Instruction], index: int, operand: str) -> float:
+    """Of one operand of a fusion: all of it, unless only slices are looked at."""
+    name = next((i.name for i in inside if i.opcode == "parameter" and _first(i) == index), None)
+    if inside[0].opcode in _SLICING and len(inside) == 1:  # by itself, in no fusion
+      name = inside[0].operands[0] if index == 0 else None
+    names, part = {name}, 0.0
+    for one in inside if name else ():
+      if not names.intersection(one.operands):
+        continue
+      if one.opcode == "bitcast":
+        names.add(one.name)
+      elif one.opcode not in _SLICING or names.intersection(one.operands[1:]):
+        return _bytes(operand)
+      elif one.opcode != "dynamic-update-slice":
+        part += _bytes(one.result, everywhere=True)
+    return min(part, _bytes(operand)) if name else _bytes(operand)
+
+  def _written(self, inside: Sequence[_Instruction], result: str) -> float:
+    """All of the result, unless part of an operand is replaced in place."""
+    made = {one.name: one for one in inside}
+    root = next((one for one in inside if one.root), inside[-1])
+    while root.opcode == "bitcast" and root.operands[0] in made:
+      root = made[root.operands[0]]
+    if root.opcode != "dynamic-update-slice":
+      return _bytes(result)
+    update = _bytes(self._results.get(root.operands[1], ""), everywhere=True)
+    return min(update, _bytes(result))
 
   def _trips(self, condition: str, rest: str) -> int:
     if known := re.search(r'known_trip_count[":{]+n":"(\d+)"', rest):
       return int(known[1])
     bounds = [
       int(value)
-      for opcode, text, result in self._computations.get(condition, ())
-      if opcode == "constant" and result.startswith("s32[]")
-      for value in re.findall(r"^\((\d+)\)", text)
+      for one in self._computations.get(condition, ())
+      if one.opcode == "constant" and one.result.startswith("s32[]")
+      for value in re.findall(r"^\((\d+)\)", one.rest)
     ]
     return max(bounds, default=1)
 
 
 def _name(rest: str, key: str) -> str:
   return re.search(rf"{key}=%?([\w.\-]+)", rest)[1]
+
+
+def _first(parameter: _Instruction) -> int:
+  return int(re.match(r"\((\d+)\)", parameter.rest)[1])
 
 
 def _bytes(text: str, *, everywhere: bool = False) -> float:

@@ -13,7 +13,7 @@ from noise2music.checkpoints.leaves import describe, named_leaves, nested, with_
 from noise2music.checkpoints.manager import check_same_model
 from noise2music.errors import UserError
 from noise2music.sharding.rules import replicated, unbox
-from noise2music.training.state import TrainState, initial_state, state_shardings
+from noise2music.training.state import TrainState, initial_state, split, state_shardings
 from noise2music.training.step import make_step
 from noise2music.typing import Batch, Objective, PyTree
 
@@ -95,7 +95,12 @@ def prepare(training, batch: Batch, *, devices: Sequence[jax.Device] | None = No
     return initial_state(params, mask=mask, optimizer=training.optimizer)
 
   shapes = jax.eval_shape(state_of, params)
-  shardings = state_shardings(shapes, param_shardings, default=replicated(mesh))
+  of_optimizer = jax.tree.map(
+    lambda s, leaf: rules.of_optimizer(s, shape=leaf.shape), param_shardings, params
+  )
+  shardings = state_shardings(
+    shapes, param_shardings, optimizer=of_optimizer, default=replicated(mesh)
+  )
 
   def fresh() -> TrainState:
     with rules.activate(mesh):
@@ -109,6 +114,7 @@ def prepare(training, batch: Batch, *, devices: Sequence[jax.Device] | None = No
       mask=mask,
       seed=training.seed,
       accumulation=training.accumulation,
+      shardings=split(of_optimizer, mask)[0],
     ),
     out_shardings=(shardings, replicated(mesh)),
     donate_argnums=0,

@@ -83,16 +83,19 @@ def merge(first: PyTree, second: PyTree) -> PyTree:
   )
 
 
-def state_shardings(state: TrainState, params: PyTree, *, default: jax.sharding.Sharding):
-  """Shardings of a whole state: averages and moments lie where their parameter lies.
+def state_shardings(
+  state: TrainState, params: PyTree, *, optimizer: PyTree, default: jax.sharding.Sharding
+) -> TrainState:
+  """Shardings of a whole state.
 
   Args:
     state: shapes (`jax.eval_shape` of `initial_state`).
     params: the parameters' shardings.
+    optimizer: those of each parameter's moments and average, as a tree of the parameters.
     default: of everything else (counters).
   """
   shapes = named_leaves(state.params)
-  known = {path: (shapes[path].shape, s) for path, s in named_leaves(params).items()}
+  known = {path: (shapes[path].shape, s) for path, s in named_leaves(optimizer).items()}
 
   def find(path: str, leaf) -> jax.sharding.Sharding:
     # "0/mu/network/down/kernel" belongs to "network/down/kernel".
@@ -100,4 +103,5 @@ def state_shardings(state: TrainState, params: PyTree, *, default: jax.sharding.
     tails = ("/".join(parts[start:]) for start in range(len(parts)))
     return next((known[t][1] for t in tails if t in known and known[t][0] == leaf.shape), default)
 
-  return with_leaves(state, {path: find(path, leaf) for path, leaf in named_leaves(state).items()})
+  found = with_leaves(state, {path: find(path, leaf) for path, leaf in named_leaves(state).items()})
+  return dataclasses.replace(found, params=params)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from noise2music.nn.stacking import platform
+from noise2music.nn.platform import platform
 from noise2music.training.optimizer import Optimizer
 from noise2music.training.state import TrainState, merge, split
 from noise2music.typing import Batch, Objective, PyTree
@@ -29,6 +29,7 @@ def make_step(
   mask: PyTree,
   seed: int,
   accumulation: int = 1,
+  shardings: PyTree = None,
 ) -> StepFn:
   """(state, batch, total_steps) -> (state after one update, metrics), to be jitted with the state
   donated. total_steps is where the learning rate ends, unless the optimizer says otherwise; being
@@ -40,6 +41,7 @@ def make_step(
     mask: what `objective.trainable` returned.
     accumulation: parts in which the batch is worked through, one after the other; the update is
       that of the whole batch.
+    shardings: of each trained parameter's gradient and update; None: as the compiler likes it.
 
   An update whose gradient is not finite is left out: the state keeps its values, the step counts,
   and the metric `skipped` is 1.
@@ -55,6 +57,8 @@ def make_step(
     else:
       grads, metrics = _accumulate(gradient, batch, parts=accumulation)
 
+    if shardings is not None:
+      grads = jax.lax.with_sharding_constraint(grads, shardings)
     norm = optax.global_norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
     updates, opt_state = transformation.update(grads, state.opt_state, trained)

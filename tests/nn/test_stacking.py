@@ -114,10 +114,11 @@ def test_unrolled_gradient_holds_no_loop_and_scanned_one_does():
 
 def test_auto_follows_the_backend(monkeypatch):
   monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-  assert Auto().resolve() == Unrolled()
+  assert Auto().at(1) == Auto().at(2) == Unrolled()
   monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-  assert Auto().resolve() == Scanned(remat=True)
-  assert Auto(elsewhere=Unrolled()).resolve() == Unrolled()
+  assert Auto().at(1) == Unrolled(remat=True)
+  assert Auto().at(2) == Scanned(remat=True)
+  assert Auto(elsewhere=Unrolled()).at(2) == Unrolled()
 
 
 def test_a_fresh_block_passes_its_input_on_with_either_residual_path():

@@ -119,3 +119,35 @@ def test_memory_of_the_runtime_is_not_for_programs() -> None:
   gib = 2**30
   assert fit(CHIPS["v5e"], 15.4 * gib).fits
   assert not fit(CHIPS["v5e"], 15.6 * gib).fits
+
+
+SLICES = """\
+%part (p0: f32[9,8,128], p1: s32[]) -> f32[8,128] {
+  %p0 = f32[9,8,128]{2,1,0:T(8,128)} parameter(0)
+  %p1 = s32[]{:T(128)} parameter(1)
+  %one = f32[1,8,128]{2,1,0:T(8,128)} dynamic-slice(%p0, %p1), dynamic_slice_sizes={1,8,128}
+  ROOT %flat = f32[8,128]{1,0:T(8,128)} bitcast(%one)
+}
+
+%put (q0: f32[9,8,128], q1: f32[8,128], q2: s32[]) -> f32[9,8,128] {
+  %q0 = f32[9,8,128]{2,1,0:T(8,128)} parameter(0)
+  %q1 = f32[8,128]{1,0:T(8,128)} parameter(1)
+  %q2 = s32[]{:T(128)} parameter(2)
+  %q3 = f32[1,8,128]{2,1,0:T(8,128)} bitcast(%q1)
+  ROOT %q4 = f32[9,8,128]{2,1,0:T(8,128)} dynamic-update-slice(%q0, %q3, %q2)
+}
+
+ENTRY %main (a: f32[9,8,128], k: s32[]) -> f32[9,8,128] {
+  %a = f32[9,8,128]{2,1,0:T(8,128)} parameter(0)
+  %k = s32[]{:T(128)S(6)} parameter(1)
+  %got = f32[8,128]{1,0:T(8,128)} fusion(%a, %k), kind=kLoop, calls=%part
+  %sent = ((f32[9,8,128]{2,1,0:T(8,128)}), f32[1,8,128]{2,1,0:T(8,128)S(3)}) slice-start(%a)
+  %near = f32[1,8,128]{2,1,0:T(8,128)S(3)} slice-done(%sent)
+  ROOT %done = f32[9,8,128]{2,1,0:T(8,128)} fusion(%a, %got, %k), kind=kLoop, calls=%put
+}
+"""
+
+
+def test_slices_and_updates_in_place_move_what_they_touch() -> None:
+  # Read a slice, write it; read it again, write it in its place; send one to local memory.
+  assert _Text(SLICES).total()["bytes"] == 5 * SIGNAL

@@ -102,6 +102,17 @@ def test_where_parameters_and_batches_lie_on_eight_devices():
     assert found["plain"].spec == P(), found
     assert MeshShape(slice=2).build().devices.shape == (2, 4, 1, 1)
 
+    # Moments go on splitting, along the longest axis that divides.
+    moments = LogicalRules(pairs=(("outside", "fsdp"),), optimizer_axes=("data", "fsdp"))
+    for name, want in {
+      "kernel": P(None, "data", "fsdp"), "narrow": P(), "plain": P("data", "fsdp"),
+    }.items():
+      shape = getattr(boxed[name], "value", boxed[name]).shape
+      own = moments.shardings(boxed, mesh=mesh)[name]
+      have = moments.of_optimizer(own, shape=shape)
+      assert have.is_equivalent_to(jax.sharding.NamedSharding(mesh, want), len(shape)), have
+      assert LogicalRules().of_optimizer(own, shape=shape) == own
+
     # A constraint inside a jitted function follows the active rules.
     def f(x):
       return nn.with_logical_constraint(x * 2, ("batch", None))

@@ -1,6 +1,7 @@
 """A state split over eight devices: where its parts lie, and that one device can take over."""
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -35,7 +36,7 @@ class Named(SineObjective):
     return params
 
 
-def run(folder, *, total_steps, mesh=None, hooks=()):
+def run(folder, *, total_steps, mesh=None, hooks=(), optimizer_axes=()):
   losses = []
   hooks = (*hooks, lambda m: losses.append(m.row["loss"]))
   train(
@@ -48,24 +49,29 @@ def run(folder, *, total_steps, mesh=None, hooks=()):
       log_every=1,
       checkpoints=CheckpointPolicy(every=3),
       mesh=mesh or MeshShape(data=1),
-      rules=LogicalRules(pairs=(("batch", ("data", "fsdp")), ("samples", "fsdp"))),
+      rules=LogicalRules(
+        pairs=(("batch", ("data", "fsdp")), ("samples", "fsdp")), optimizer_axes=optimizer_axes
+      ),
       hooks=hooks,
     )
   )
   return losses
 
 
-def check_shardings(moment):
-  """Parameter, average and both moments are split alike; a bias without a name is whole."""
+def check_shardings(moment, *, of_optimizer):
+  """Average and both moments are split as their parameter is, or further; so is a bias."""
   adam = moment.state.opt_state[1][0]
   for tree in (moment.state.params, moment.state.ema, adam.mu, adam.nu):
-    for kernel, shape in (("encoder", (8, 8)), ("network", (8, 8))):
+    shape = (8, 8) if tree is moment.state.params else of_optimizer
+    for kernel in ("encoder", "network"):
       shards = tree[kernel]["kernel"].addressable_shards
       assert {s.data.shape for s in shards} == {shape}, (kernel, shards)
-    assert tree["network"]["bias"].sharding.is_fully_replicated
+    whole = tree is moment.state.params or of_optimizer == (8, 8)
+    assert tree["network"]["bias"].sharding.is_fully_replicated == whole
 
 
-def test_eight_devices_split_the_state_and_one_goes_on(tmp_path):
+@pytest.mark.parametrize("further", [False, True])
+def test_eight_devices_split_the_state_and_one_goes_on(tmp_path, further):
   straight = run(tmp_path / "straight", total_steps=6)
   env = {
     **os.environ,
@@ -75,7 +81,11 @@ def test_eight_devices_split_the_state_and_one_goes_on(tmp_path):
   }
   folder = tmp_path / "split"
   done = subprocess.run(
-    [sys.executable, __file__, str(folder)], env=env, capture_output=True, text=True, check=False
+    [sys.executable, __file__, str(folder), *(["data"] if further else [])],
+    env=env,
+    capture_output=True,
+    text=True,
+    check=False,
   )
   assert done.returncode == 0, done.stderr
   losses = [float(x) for x in done.stdout.split()[-3:]]
@@ -85,5 +95,7 @@ def test_eight_devices_split_the_state_and_one_goes_on(tmp_path):
 
 if __name__ == "__main__":
   assert jax.device_count() == 8
-  shape = MeshShape(data=2, fsdp=4)
-  print(*run(Path(sys.argv[1]), total_steps=3, mesh=shape, hooks=(check_shardings,)))
+  shape, axes = MeshShape(data=2, fsdp=4), tuple(sys.argv[2:])
+  check = functools.partial(check_shardings, of_optimizer=(4, 8) if axes else (8, 8))
+  done = run(Path(sys.argv[1]), total_steps=3, mesh=shape, hooks=(check,), optimizer_axes=axes)
+  print(*done)

@@ -1,0 +1,65 @@
+"""Clips cut into pieces along time, which lie in the batch as rows of their own.
+
+A TPU lays eight rows of a signal side by side; with fewer it computes on padding, several times
+slower. So a network may cut each clip into pieces: [batch, time, channels] -> [batch * pieces,
+time / pieces, channels], the pieces of a clip one after the other. Layers that look along time take
+`pieces` and give what they give of the whole clip: convolutions fetch the edges of the neighbouring
+pieces, norms take the statistics of all pieces, attention joins them.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from noise2music.nn import axes
+from noise2music.nn.platform import platform
+from noise2music.typing import Pieces, Signal
+
+ROWS = 8  # that a TPU computes at once
+MOST = 2 * ROWS
+
+
+def cut(x: Signal, pieces: int) -> Pieces:
+  """[batch, time, c] -> [batch * pieces, time / pieces, c]; time must divide."""
+  return x.reshape(x.shape[0] * pieces, x.shape[1] // pieces, x.shape[2])
+
+
+def join(x: Pieces, pieces: int) -> Signal:
+  """The inverse of `cut`."""
+  return x.reshape(x.shape[0] // pieces, x.shape[1] * pieces, x.shape[2])
+
+
+def before(edge: Pieces, pieces: int) -> Pieces:
+  """For each piece that of the piece before it, zeros for the first of a clip."""
+  of_clips = edge.reshape(-1, pieces, *edge.shape[1:])
+  return jnp.pad(of_clips[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0))).reshape(edge.shape)
+
+
+def after(edge: Pieces, pieces: int) -> Pieces:
+  """For each piece that of the piece after it, zeros for the last of a clip."""
+  of_clips = edge.reshape(-1, pieces, *edge.shape[1:])
+  return jnp.pad(of_clips[:, 1:], ((0, 0), (0, 1), (0, 0), (0, 0))).reshape(edge.shape)
+
+
+def best_count(x: Signal, *, stride: int, reach: int) -> int:
+  """Into how many pieces the platform at hand wants the clips of x to be cut.
+
+  Args:
+    x: the network's input.
+    stride: of the network; every piece must be a multiple of it.
+    reach: of its convolutions to either side; the shortest piece must be as long.
+  """
+  if platform() != "tpu" or axes.shards(axes.TIME) > 1:
+    return 1
+  return _fullest(
+    rows=max(1, x.shape[0] // axes.shards(axes.BATCH)), length=x.shape[1] // stride, reach=reach
+  )
+
+
+def _fullest(*, rows: int, length: int, reach: int) -> int:
+  """The smallest number of pieces with which the least of a chip's rows are padding.
+
+  rows: of a device. length: of a clip at the bottom of the network.
+  """
+  fits = [n for n in range(1, MOST + 1) if length % n == 0 and (n == 1 or length // n >= reach)]
+  share = lambda n: rows * n / (-(-rows * n // ROWS) * ROWS)  # noqa: E731
+  return max(fits, key=lambda n: (share(n), -n))

@@ -1,0 +1,106 @@
+"""A network computes the same of clips cut into pieces as of whole ones."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh
+
+from noise2music.nn import conv, pieces
+from noise2music.nn.norms import group_statistics
+from noise2music.nn.unet1d import UNet1D
+from noise2music.sharding.rules import LogicalRules
+
+DATA = ("data", "fsdp")
+RNG = np.random.default_rng(0)
+
+
+def draw(*shape):
+  return RNG.normal(size=shape).astype(np.float32)
+
+
+def test_cutting_keeps_the_order_and_joining_undoes_it():
+  x = np.arange(24.0).reshape(2, 6, 2)
+  assert pieces.cut(x, 3)[1].tolist() == x[0, 2:4].tolist()
+  assert (pieces.join(pieces.cut(x, 3), 3) == x).all()
+
+
+@pytest.mark.parametrize("kernel_size", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("count", [2, 4])
+def test_convolution_reaches_across_pieces_but_not_across_clips(kernel_size, count):
+  x = draw(3, 16, 2)
+  make = lambda n: conv.conv1d(5, kernel_size=kernel_size, name="layer", pieces=n)  # noqa: E731
+  params = make(1).init(jax.random.key(0), x)
+  run = lambda n: pieces.join(make(n).apply(params, pieces.cut(x, n)), n)  # noqa: E731
+  np.testing.assert_allclose(run(count), run(1), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+def test_statistics_are_those_of_whole_clips(dtype):
+  x = jnp.asarray(draw(2, 24, 6) + np.arange(24)[:, None], dtype)  # pieces differ in their means
+  have = group_statistics(pieces.cut(x, 4), groups=3, pieces=4)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), have, group_statistics(x, groups=3)
+  )
+
+
+def test_network_and_its_gradient_are_the_same_in_pieces():
+  def network(count):
+    return UNet1D(
+      out_channels=2,
+      base_width=8,
+      strides=(2, 4),
+      width_multipliers=(1, 2),
+      blocks=(1, 2),
+      kernel_size=5,
+      self_attention=(False, True),
+      cross_attention=(False, True),
+      heads=2,
+      aligned=True,
+      patch=2,
+      pieces=count,
+    )
+
+  x, t = draw(2, 128, 2), jnp.array([0.2, 0.9])
+  inputs = {"text": draw(2, 3, 7), "aligned": draw(2, 8, 5)}
+  shapes = jax.eval_shape(network(1).init, jax.random.key(0), x, t, **inputs)
+  params = jax.tree.map(lambda leaf: 0.3 * draw(*leaf.shape), shapes)
+  weight = draw(*x.shape)
+
+  def loss(params, x, count):
+    return jnp.sum(weight * network(count).apply(params, x, t, **inputs))
+
+  run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)), static_argnums=2)
+  whole, cut = run(params, x, 1), run(params, x, 4)
+  scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(whole))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale), cut, whole)
+
+
+@pytest.mark.parametrize(
+  ("rows", "length", "count"),
+  [
+    (8, 24, 1),  # eight rows lie as they are
+    (4, 24, 2),
+    (2, 24, 4),
+    (1, 24, 8),
+    (12, 24, 2),  # twelve would leave four of sixteen empty
+    (1, 300, 15),  # 16 and 8 do not divide: 15 of 16 rows
+    (1, 7, 1),  # too short to be cut
+  ],
+)
+def test_as_few_pieces_as_fill_the_rows(rows, length, count):
+  assert pieces._fullest(rows=rows, length=length, reach=3) == count
+
+
+def test_a_processor_is_given_whole_clips():
+  assert pieces.best_count(jnp.zeros((1, 96, 1)), stride=4, reach=3) == 1
+
+
+def test_rows_are_counted_for_one_device(monkeypatch):
+  monkeypatch.setattr(pieces, "platform", lambda: "tpu")
+  x = jnp.zeros((16, 9_600, 1))
+  assert pieces.best_count(x, stride=4, reach=3) == 1
+  monkeypatch.setattr(jax.sharding, "get_abstract_mesh", lambda: AbstractMesh((4, 2), DATA))
+  with nn.logical_axis_rules(LogicalRules().pairs):
+    assert pieces.best_count(x, stride=4, reach=3) == 4

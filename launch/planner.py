@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from noise2music.batch import BatchSpec
 from noise2music.checkpoints.leaves import named_leaves
@@ -19,8 +18,8 @@ from noise2music.planning.plan import Plan, ProgramPlan, plan_program
 from noise2music.planning.program import read_program
 from noise2music.planning.topology import Topology, serving
 from noise2music.planning.work import count_flops, residual_bytes
-from noise2music.sharding.mesh import AXES
-from noise2music.sharding.rules import BATCH
+from noise2music.sharding.mesh import AXES, MeshShape
+from noise2music.sharding.rules import BATCH, LogicalRules, replicated
 from noise2music.stages.conditioning import Text
 from noise2music.stages.generate import lower_sample, sample
 from noise2music.stages.objective import DenoisingObjective
@@ -40,7 +39,9 @@ class NoData:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Planner:
-  """clips, clip_seconds: what is sampled at once. compile: False leaves the compiler alone."""
+  """clips, clip_seconds: what is sampled at once; no clips: training alone is planned. compile:
+  False leaves the compiler alone.
+  """
 
   topology: Topology
   clips: int
@@ -48,9 +49,10 @@ class Planner:
   compile: bool
 
   def __post_init__(self):
-    if self.clips < 1 or not 0 < self.clip_seconds < math.inf:
+    if self.clips < 0 or not 0 < self.clip_seconds < math.inf:
       raise UserError(
-        f"{self.clips} clips of {self.clip_seconds:g} s cannot be sampled: give numbers above 0"
+        f"{self.clips} clips of {self.clip_seconds:g} s cannot be sampled: give numbers above 0, or"
+        " 0 clips to plan training alone"
       )
 
   def plan(self, training: Training) -> Plan:
@@ -84,7 +86,7 @@ class Planner:
       clip_seconds=self.clip_seconds,
       sample_chips=sample_on.chips,
       sampling_steps=len(stage.sampling.time_steps.times(stage.noise_schedule)) - 1,
-      sample=self._sample(training, setup, sample_on, compiling=compiling),
+      sample=self._sample(training, setup, sample_on, compiling=compiling) if self.clips else None,
     )
 
   def _on_slices(self, training: Training) -> Training:
@@ -132,13 +134,19 @@ class Planner:
     self, training: Training, setup: Setup, topology: Topology, *, compiling: bool
   ) -> ProgramPlan:
     devices = topology.devices() if compiling else jax.devices()[:1]
-    params, mesh, arguments = _sample_request(
-      training.objective, setup.shapes.params, devices, clips=self.clips, seconds=self.clip_seconds
+    mesh, rules = MeshShape().build(devices), LogicalRules()
+    params, arguments = _sample_request(
+      training.objective,
+      setup.shapes.params,
+      rows=rules.batch_sharding(mesh),
+      whole=replicated(mesh),
+      clips=self.clips,
+      seconds=self.clip_seconds,
     )
     stage = training.objective.stage
     steps = len(stage.sampling.time_steps.times(stage.noise_schedule)) - 1
     arrays = {k: v for k, v in arguments.items() if k != "steps"}
-    with jax.set_mesh(mesh):
+    with rules.activate(mesh):
       flops = count_flops(
         lambda p, a: sample(stage, p, steps=arguments["steps"], **a), params, arrays
       )
@@ -173,10 +181,10 @@ def _as_elsewhere(objective: DenoisingObjective) -> DenoisingObjective:
   return dataclasses.replace(objective, stage=stage)
 
 
-def _sample_request(objective, params, devices, *, clips: int, seconds: float):
-  """(network's parameters, mesh, the other arguments of `sample`), as shapes with shardings."""
-  mesh = jax.make_mesh((len(devices),), ("data",), devices=devices, axis_types=(AxisType.Auto,))
-  rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
+def _sample_request(objective, params, *, rows, whole, clips: int, seconds: float):
+  """(network's parameters, the other arguments of `sample`), as shapes with shardings: `rows` of
+  what belongs to a clip, `whole` of what belongs to all.
+  """
   shape = lambda s, d=jnp.float32: jax.ShapeDtypeStruct((clips, *s), d, sharding=rows)  # noqa: E731
   stage = objective.stage
   arguments = {
@@ -196,7 +204,7 @@ def _sample_request(objective, params, devices, *, clips: int, seconds: float):
   network = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), params["network"]
   )
-  return network, mesh, arguments
+  return network, arguments
 
 
 def _compiled(lowered: Any) -> dict[str, Any]:

@@ -4,9 +4,10 @@ Down- and up-sampling have kernel = stride, so they are a reshape and a matrix p
 leaves the kernel open, this size fits its parameter counts, and it is the fastest form on every
 backend.
 
-Kernels come to the product in float32 and are rounded there, not before as flax would have it. Their
-gradients, which are sums over time and over all devices, then leave the product in float32 and are
-added up in float32: in bfloat16, which has eight bits, the parts of 256 chips would barely count.
+Kernels come to the product in float32 and are rounded there, not before as flax would have it.
+Their gradients, which are sums over time and over all devices, then leave the product in float32
+and are added up in float32: in bfloat16, which has eight bits, the parts of 256 chips would barely
+count.
 """
 
 import functools
@@ -86,7 +87,7 @@ _matmul.defvjp(_matmul_forward, _matmul_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv(x, kernel, padding):
-  """x [batch, time, c] and kernel [taps, c, out], zeros beyond the ends: [batch, other_time, out]."""
+  """x [batch, time, c], kernel [taps, c, out], zeros beyond x's ends -> [batch, ..., out]."""
   return jax.lax.conv_general_dilated(
     x, kernel.astype(x.dtype), (1,), [padding], dimension_numbers=("NWC", "WIO", "NWC")
   )

@@ -7,7 +7,6 @@ time / pieces, channels], the pieces of a clip one after the other. Layers that 
 pieces, norms take the statistics of all pieces, attention joins them.
 """
 
-import jax
 import jax.numpy as jnp
 
 from noise2music.nn import axes

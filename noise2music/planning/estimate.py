@@ -12,10 +12,10 @@ SECONDS_A_DAY = 86_400
 class StepTime:
   """Seconds of one step on one chip.
 
-  multiply: the work at the chip's peak. memory: the traffic at its bandwidth, an upper bound; None
-  where no program was compiled. collectives: their bytes over the chip's links, as if nothing hid
-  them and all links were those within a slice. compiler: by its estimated cycles, None where it
-  gives none.
+  multiply: the work at the chip's peak. memory: the traffic of the program at its bandwidth, None
+  where none was compiled. collectives: their bytes over the chip's links, as if nothing hid them
+  and all links were those within a slice. compiler: by its estimated cycles, None where it gives
+  none.
   """
 
   multiply: float
@@ -25,8 +25,8 @@ class StepTime:
 
   @property
   def roof(self) -> float:
-    """No program of this work is faster."""
-    return self.multiply
+    """The program is not faster, whatever the chip does at once."""
+    return max(self.multiply, self.memory or 0.0)
 
   @property
   def range(self) -> tuple[float, float]:

@@ -28,7 +28,9 @@ class ProgramPlan:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-  """Training and sampling of one stage. parameters: by room. note: why nothing was compiled."""
+  """Training and sampling of one stage, or training alone. parameters: by room. note: why nothing
+  was compiled.
+  """
 
   stage: str
   topology: str
@@ -48,7 +50,7 @@ class Plan:
   clip_seconds: float
   sample_chips: int
   sampling_steps: int
-  sample: ProgramPlan
+  sample: ProgramPlan | None
 
   @property
   def days(self) -> tuple[float, float] | None:
@@ -58,12 +60,21 @@ class Plan:
     low, high = self.train.time.range
     return low * self.total_steps / SECONDS_A_DAY, high * self.total_steps / SECONDS_A_DAY
 
+  @property
+  def input_bytes_per_second(self) -> tuple[float, float] | None:
+    """That each host must read, from the likely to the fastest step; None where none is known."""
+    if self.train.time is None:
+      return None
+    low, high = self.train.time.range
+    return self.input_bytes_per_step / high, self.input_bytes_per_step / low
+
   def to_json(self) -> dict[str, Any]:
-    """Fields as they are, with the range of a step's time and the days added."""
+    """Fields as they are, with the range of a step's time and what follows from it added."""
     out = dataclasses.asdict(self) | {"days": self.days}
-    for name in ("train", "sample"):
-      time = getattr(self, name).time
-      out[name]["seconds"] = time.range if time else None
+    out["input_bytes_per_second"] = self.input_bytes_per_second
+    for name, part in {"train": self.train, "sample": self.sample}.items():
+      if part is not None:
+        out[name]["seconds"] = part.time.range if part.time else None
     return out
 
 

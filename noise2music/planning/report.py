@@ -16,7 +16,7 @@ def as_text(plan: Plan) -> str:
     f"parameters     {sum(plan.parameters.values()) / MEGA:,.1f} M",
     *(f"  {room:24} {count / MEGA:9,.2f} M" for room, count in plan.parameters.items()),
     f"checkpoint     {plan.checkpoint_bytes / GIGA:,.2f} GB",
-    f"input          {plan.input_bytes_per_step / MEGA:,.1f} MB a step and host",
+    _input(plan),
     "",
     "train step",
     f"  batch        {plan.batch_size} clips of {plan.seconds:g} s, {plan.rows_per_chip:g} a chip",
@@ -28,13 +28,22 @@ def as_text(plan: Plan) -> str:
       f"  {plan.total_steps:,} steps take {low:.1f} to {high:.1f} days,"
       f" {low * 24 * plan.chips:,.0f} to {high * 24 * plan.chips:,.0f} chip-hours"
     ]
-  lines += [
-    "",
-    f"sampling step: {plan.clips} clips of {plan.clip_seconds:g} s on {plan.sample_chips} chips,"
-    f" {plan.sampling_steps} steps",
-    *_program(plan.sample),
-  ]
+  if plan.sample is not None:
+    lines += [
+      "",
+      f"sampling step: {plan.clips} clips of {plan.clip_seconds:g} s on {plan.sample_chips} chips,"
+      f" {plan.sampling_steps} steps",
+      *_program(plan.sample),
+    ]
   return "\n".join(lines)
+
+
+def _input(plan: Plan) -> str:
+  line = f"input          {plan.input_bytes_per_step / MEGA:,.1f} MB a step and host"
+  if (rates := plan.input_bytes_per_second) is None:
+    return line
+  low, high = rates
+  return f"{line}, {low / MEGA:,.0f} to {high / MEGA:,.0f} MB/s"
 
 
 def _program(part: ProgramPlan) -> list[str]:
@@ -61,7 +70,7 @@ def _program(part: ProgramPlan) -> list[str]:
     ]
   if (time := part.time) is not None:
     roofs = {
-      "multiplying": time.multiply, "memory at most": time.memory, "links": time.collectives,
+      "multiplying": time.multiply, "memory": time.memory, "links": time.collectives,
       "compiler": time.compiler,
     }  # fmt: skip
     told = ", ".join(f"{k} {v * KILO:,.2f}" for k, v in roofs.items() if v is not None)

@@ -31,12 +31,20 @@ def test_arithmetic_of_a_paper_run_needs_no_data_no_weights_and_no_compiler() ->
   assert plan["chips"] == 128
   assert sum(plan["parameters"].values()) == pytest.approx(35.7e6, rel=0.01)
   assert plan["rows_per_chip"] == 16
-  # Three passes and the one that recomputes, of 0.113 TFLOP a clip.
-  assert plan["train"]["flops_per_clip"] == pytest.approx(4 * 0.113e12, rel=0.1)
+  # Three passes of 0.113 TFLOP a clip: no product is computed again for the gradient.
+  assert plan["train"]["flops_per_clip"] == pytest.approx(3 * 0.113e12, rel=0.1)
   assert plan["train"]["program"] is None
   low, high = plan["train"]["seconds"]
   assert low == pytest.approx(plan["train"]["flops"] / 128 / 275e12)
+  assert plan["sample"]["flops"] > 0
   assert plan["days"] == [low * 840_000 / 86_400, high * 840_000 / 86_400]
+
+
+def test_training_alone_is_planned_for_no_clips() -> None:
+  result = _plan(SMOKE, "--topology=v4:2x2x1", "--clips=0", "--no_compile", *FEW)
+  assert result.returncode == 0, result.stderr
+  assert "train step" in result.stdout
+  assert "sampling" not in result.stdout
 
 
 def test_virtual_devices_are_compiled_for() -> None:
@@ -63,7 +71,7 @@ def test_a_tpu_is_compiled_for_without_one() -> None:
     (["--topology=h100:8", "--gin.BATCH_SIZE=3"], "does not divide"),
     (["--topology=h100:8", "--gin.MeshShape.fsdp=16"], "does not fit 8 devices"),
     (["--topology=v4:2x2x1", "--clips=3", "--no_compile"], "multiple of 4"),
-    (["--topology=v4:2x2x1", "--clips=0", "--no_compile"], "give numbers above 0"),
+    (["--topology=v4:2x2x1", "--clips=-4", "--no_compile"], "give numbers above 0"),
     (["--topology=v4:2x2x1", "--no_compile", "--gin.BATCHSIZE=8"], "nothing uses BATCHSIZE"),
   ],
 )

@@ -104,8 +104,8 @@ def test_times_of_a_step_by_hand() -> None:
   assert time.memory == pytest.approx(1.0)
   assert time.collectives == pytest.approx(1.0)
   assert time.compiler == pytest.approx(2.0)
-  assert time.roof == pytest.approx(0.5)
-  assert time.range == (pytest.approx(0.5), pytest.approx(3.0))
+  assert time.roof == pytest.approx(1.0)
+  assert time.range == (pytest.approx(1.0), pytest.approx(3.0))
 
 
 def test_steps_within_one_program_share_its_time() -> None:

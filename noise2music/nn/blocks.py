@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float
 from noise2music.nn import axes
 from noise2music.nn.attention import CrossAttention, SelfAttention
 from noise2music.nn.axes import Initializer
-from noise2music.nn.conv import conv1d, dense
+from noise2music.nn.conv import Conv1D, dense
 from noise2music.nn.embeddings import CombineEmbedding
 from noise2music.nn.norms import GroupNormSwish
-from noise2music.nn.pieces import cut, join
+from noise2music.nn.pieces import cut, join, reach
 from noise2music.nn.remat import keep
 from noise2music.typing import Array, Mask, Signal, TextEmbedding
 
@@ -80,10 +80,14 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x: Signal, inputs: BlockInputs) -> Signal:
     norm = functools.partial(
-      GroupNormSwish, groups=self.groups, dtype=self.dtype, pieces=self.pieces
+      GroupNormSwish,
+      groups=self.groups,
+      dtype=self.dtype,
+      pieces=self.pieces,
+      edge=max(reach(self.kernel_size)),
     )
     conv = functools.partial(
-      conv1d, x.shape[-1], kernel_size=self.kernel_size, dtype=self.dtype, pieces=self.pieces
+      Conv1D, x.shape[-1], self.kernel_size, dtype=self.dtype, pieces=self.pieces
     )
     x = CombineEmbedding(dtype=self.dtype, name="combine")(x, inputs.embedding)
     h = keep(conv(name="conv_1")(norm(name="norm_1")(x)))

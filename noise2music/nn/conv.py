@@ -16,10 +16,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from noise2music.nn import axes
 from noise2music.nn.axes import CHANNELS, CHANNELS_IN, CHANNELS_OUT, TAPS, Initializer, named
-from noise2music.nn.pieces import after, before
+from noise2music.nn.pieces import Edged, after, before, reach
 from noise2music.nn.platform import platform
 from noise2music.typing import Array, OtherSignal, Signal
 
@@ -119,45 +120,36 @@ def _conv_backward(padding, saved, gradient):
 _conv.defvjp(_conv_forward, _conv_backward)
 
 
-def _conv_of_pieces(x, kernel, strides, padding, *, pieces: int, **settings):
-  """As flax's convolutions call it: those of whole clips, computed on their pieces.
+class Conv1D(nn.Module):
+  """Convolution that keeps the length (zeros beyond the ends) of clips cut into `pieces`.
 
   What a piece lacks are the taps that reach into its neighbours: small convolutions of their edges,
   added at its ends. (To put the edges on the signal first would copy it.)
   """
-  del strides, padding, settings  # 1, "SAME" and what follows from them
-  taps, length = kernel.shape[0], x.shape[1]
-  low, high = (taps - 1) // 2, taps // 2
-  y = _conv(x, kernel, (low, high))
-  if pieces > 1 and low:
-    left = _conv(before(x[:, -low:], pieces), kernel, (0, taps - 1))
-    y = y + jnp.pad(left, ((0, 0), (0, length - low), (0, 0)))
-  if pieces > 1 and high:
-    right = _conv(after(x[:, :high], pieces), kernel, (taps - 1, 0))
-    y = y + jnp.pad(right, ((0, 0), (length - high, 0), (0, 0)))
-  return y
 
+  channels: int
+  kernel_size: int
+  dtype: DTypeLike = jnp.float32
+  kernel_init: Initializer = axes.kernel_init
+  pieces: int = 1
 
-def conv1d(
-  channels: int,
-  *,
-  kernel_size: int,
-  name: str,
-  dtype: DTypeLike = jnp.float32,
-  kernel_init: Initializer = axes.kernel_init,
-  pieces: int = 1,
-) -> nn.Conv:
-  """Convolution that keeps the length (zeros beyond the ends) of clips cut into `pieces`."""
-  return nn.Conv(
-    channels,
-    kernel_size=(kernel_size,),
-    dtype=dtype,
-    promote_dtype=promote,
-    conv_general_dilated=functools.partial(_conv_of_pieces, pieces=pieces),
-    kernel_init=named(kernel_init, TAPS, CHANNELS_IN, CHANNELS_OUT),
-    bias_init=named(axes.zeros_init, CHANNELS),
-    name=name,
-  )
+  @nn.compact
+  def __call__(self, x: Signal | Edged) -> Float[Array, "batch time channels_out"]:
+    x = x if isinstance(x, Edged) else Edged(x, x, x)
+    shape = (self.kernel_size, x.whole.shape[-1], self.channels)
+    kernel = self.param("kernel", named(self.kernel_init, TAPS, CHANNELS_IN, CHANNELS_OUT), shape)
+    bias = self.param("bias", named(axes.zeros_init, CHANNELS), shape[-1:])
+    low, high = reach(self.kernel_size)
+    y = _conv(x.whole.astype(self.dtype), kernel, (low, high))
+    if self.pieces > 1 and low:
+      left = before(x.tail[:, -low:], self.pieces).astype(self.dtype)
+      left = _conv(left, kernel, (0, self.kernel_size - 1))
+      y = y + jnp.pad(left, ((0, 0), (0, y.shape[1] - low), (0, 0)))
+    if self.pieces > 1 and high:
+      right = after(x.head[:, :high], self.pieces).astype(self.dtype)
+      right = _conv(right, kernel, (self.kernel_size - 1, 0))
+      y = y + jnp.pad(right, ((0, 0), (y.shape[1] - high, 0), (0, 0)))
+    return y + bias.astype(self.dtype)
 
 
 def dense(

@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from noise2music.nn import axes
+from noise2music.nn.pieces import Edged
 from noise2music.nn.remat import keep
 from noise2music.typing import Array, Signal
 
@@ -59,7 +60,7 @@ def group_statistics(
   return repeat(mean), jnp.maximum(repeat(variance), 0.0)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
 def group_norm_swish(
   x: Signal,
   scale: Float[Array, "channels"],
@@ -67,28 +68,37 @@ def group_norm_swish(
   groups: int,
   epsilon: float,
   pieces: int = 1,
-) -> Signal:
-  """swish(z), z = scale (x - mean) / sqrt(var + epsilon) + bias, computed in float32.
+  edge: int = 0,
+) -> Edged:
+  """swish(z), z = scale (x - mean) / sqrt(var + epsilon) + bias, computed in float32; of the whole
+  signal and, by themselves, of the first and last `edge` steps of its pieces.
 
   Its gradient is written out below, because what automatic differentiation makes of it passes over
   the signal more often.
   """
-  return _forward(x, scale, bias, groups, epsilon, pieces)[0]
+  return _forward(x, scale, bias, groups, epsilon, pieces, edge)[0]
 
 
-def _forward(x, scale, bias, groups, epsilon, pieces):
+def _forward(x, scale, bias, groups, epsilon, pieces, edge):
   mean, variance = group_statistics(x, groups=groups, pieces=pieces)
   mean, inverse = keep(mean), keep(jax.lax.rsqrt(variance + epsilon))
   slope = scale * inverse
-  return nn.swish(_affine(x, slope, bias - mean * slope)), (x, scale, bias, mean, inverse)
+  normed = lambda x: nn.swish(_affine(x, slope, bias - mean * slope))  # noqa: E731
+  edged = Edged(normed(x), normed(x[:, :edge]), normed(x[:, x.shape[1] - edge :]))
+  return edged, (x, scale, bias, mean, inverse)
 
 
-def _backward(groups, epsilon, pieces, saved, gradient):
+def _backward(groups, epsilon, pieces, edge, saved, gradients):
   """With n = (x - mean) inverse, a = scale dz, and means E over a group:
   dx = inverse (a - E[a] - n E[a n]),  dscale = sum dz n,  dbias = sum dz.
   """
   del epsilon
   x, scale, bias, mean, inverse = saved
+  gradient, head, tail = gradients
+  if edge:
+    rest = x.shape[1] - edge
+    gradient += jnp.pad(head, ((0, 0), (0, rest), (0, 0)))
+    gradient += jnp.pad(tail, ((0, 0), (rest, 0), (0, 0)))
   slope = scale * inverse
   z = _affine(x, slope, bias - mean * slope)
   gate = nn.sigmoid(z)
@@ -125,18 +135,24 @@ group_norm_swish.defvjp(_forward, _backward)
 
 
 class GroupNormSwish(nn.Module):
-  """swish(group_norm(x)); statistics, scale and swish in float32, the result in `dtype`."""
+  """swish(group_norm(x)); statistics, scale and swish in float32, the result in `dtype`.
+
+  For a convolution that reaches `edge` steps into the neighbouring pieces the result is Edged.
+  """
 
   groups: int = 32  # or as many as divide the channels
   epsilon: float = 1e-5
   dtype: DTypeLike = jnp.float32
   pieces: int = 1
+  edge: int = 0
 
   @nn.compact
-  def __call__(self, x: Signal) -> Signal:
+  def __call__(self, x: Signal) -> Signal | Edged:
     channels = x.shape[-1]
     scale = self.param("scale", axes.named(axes.ones_init, axes.CHANNELS), (channels,))
     bias = self.param("bias", axes.named(axes.zeros_init, axes.CHANNELS), (channels,))
     groups = group_count(channels, most=self.groups)
-    y = group_norm_swish(x, scale, bias, groups, self.epsilon, self.pieces)
-    return y.astype(self.dtype)
+    edge = self.edge if self.pieces > 1 else 0
+    y = group_norm_swish(x, scale, bias, groups, self.epsilon, self.pieces, edge)
+    y = Edged(*(part.astype(self.dtype) for part in y))
+    return y if edge else y.whole

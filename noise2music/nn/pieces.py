@@ -7,6 +7,8 @@ time / pieces, channels], the pieces of a clip one after the other. Layers that 
 pieces, norms take the statistics of all pieces, attention joins them.
 """
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 
 from noise2music.nn import axes
@@ -15,6 +17,23 @@ from noise2music.typing import Pieces, Signal
 
 ROWS = 8  # that a TPU computes at once
 MOST = 2 * ROWS
+
+
+class Edged(NamedTuple):
+  """Pieces, and their edges computed on their own, at least as long as convolutions reach.
+
+  XLA computes what has several readers once and puts it away. Edges of their own leave `whole` one
+  reader, the convolution that it is then computed in.
+  """
+
+  whole: Pieces
+  head: Pieces
+  tail: Pieces
+
+
+def reach(kernel_size: int) -> tuple[int, int]:
+  """How far a centred kernel reaches back and forth."""
+  return (kernel_size - 1) // 2, kernel_size // 2
 
 
 def cut(x: Signal, pieces: int) -> Pieces:

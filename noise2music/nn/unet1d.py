@@ -21,10 +21,10 @@ from jaxtyping import Bool, Float
 from noise2music.errors import UserError
 from noise2music.nn import axes, conv
 from noise2music.nn.blocks import Block, BlockInputs, FullyConnected, Residual, TextInput
-from noise2music.nn.conv import conv1d, dense, downsample, upsample
+from noise2music.nn.conv import Conv1D, dense, downsample, upsample
 from noise2music.nn.embeddings import TimeEmbedding
 from noise2music.nn.norms import GroupNormSwish
-from noise2music.nn.pieces import best_count, cut, join
+from noise2music.nn.pieces import best_count, cut, join, reach
 from noise2music.nn.stacking import Auto, Stack, Stacking
 from noise2music.typing import Array, Level, Mask, Signal, TextEmbedding
 
@@ -131,9 +131,9 @@ class UNet1D(nn.Module):
     inputs = BlockInputs(level, self._text_input(x, text, text_mask, text_keep))
 
     pieces = self._pieces(x)
-    edge = functools.partial(conv1d, kernel_size=EDGE_KERNEL, pieces=pieces)
     x = conv.fold(cut(x.astype(self.dtype), pieces), self.patch)
-    x = edge(self.base_width, dtype=self.dtype, name="entry")(x)
+    entry = Conv1D(self.base_width, EDGE_KERNEL, dtype=self.dtype, pieces=pieces, name="entry")
+    x = entry(x)
     widths = [self.base_width * multiplier for multiplier in self.width_multipliers]
     skips = []
     for depth, (width, stride) in enumerate(zip(widths, self.strides, strict=True), start=1):
@@ -141,23 +141,34 @@ class UNet1D(nn.Module):
       x = downsample(x, channels=width, stride=stride, dtype=self.dtype, name=f"down_{depth}")
       x = self._stack(depth, pieces, name=f"down_blocks_{depth}")(x, inputs)
     if self.aligned:
-      entry = dense(widths[-1], dtype=self.dtype, name="aligned_entry")
-      x = x + cut(entry(aligned.astype(self.dtype)), pieces)
+      low = dense(widths[-1], dtype=self.dtype, name="aligned_entry")(aligned.astype(self.dtype))
+      x = x + cut(low, pieces)
     for depth in reversed(range(1, len(widths) + 1)):
       x = self._stack(depth, pieces, name=f"up_blocks_{depth}")(x, inputs)
       skip = skips.pop()
       stride = self.strides[depth - 1]
       x = upsample(x, channels=skip.shape[-1], stride=stride, dtype=self.dtype, name=f"up_{depth}")
       x = x + skip
-    norm = GroupNormSwish(groups=self.groups, dtype=self.dtype, pieces=pieces, name="exit_norm")
-    x = edge(self.out_channels * self.patch, kernel_init=axes.zeros_init, name="exit")(norm(x))
+    x = GroupNormSwish(
+      groups=self.groups,
+      dtype=self.dtype,
+      pieces=pieces,
+      edge=max(reach(EDGE_KERNEL)),
+      name="exit_norm",
+    )(x)
+    x = Conv1D(
+      self.out_channels * self.patch,
+      EDGE_KERNEL,
+      kernel_init=axes.zeros_init,
+      pieces=pieces,
+      name="exit",
+    )(x)
     return join(conv.unfold(x, self.patch), pieces)
 
   def _pieces(self, x: Signal) -> int:
     if self.pieces is not None:
       return self.pieces
-    reach = max(self.kernel_size, EDGE_KERNEL) // 2
-    return best_count(x, stride=self.stride, reach=reach)
+    return best_count(x, stride=self.stride, reach=max(reach(max(self.kernel_size, EDGE_KERNEL))))
 
   def _stack(self, depth: int, pieces: int, *, name: str) -> Stack:
     attends = lambda flags: bool(flags) and flags[depth - 1]  # noqa: E731

@@ -31,7 +31,7 @@ def test_fold_lays_neighbours_side_by_side_and_unfold_undoes_it():
 
 def test_convolution_is_centred_and_sees_zeros_beyond_the_ends():
   x = np.arange(1.0, 6.0, dtype=np.float32).reshape(1, 5, 1)
-  y, params = _run(lambda x: conv.conv1d(1, kernel_size=3, name="layer")(x), x)
+  y, params = _run(lambda x: conv.Conv1D(1, 3, name="layer")(x), x)
   before, here, after = params["kernel"][:, 0, 0]
   line = np.pad(x[0, :, 0], 1)
   want = before * line[:-2] + here * line[1:-1] + after * line[2:]
@@ -84,6 +84,6 @@ def test_a_dense_product_over_other_axes_is_refused():
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_parameters_are_float32_in_any_compute_type(dtype):
   x = np.ones((1, 4, 2), np.float32)
-  y, params = _run(lambda x: conv.conv1d(3, kernel_size=3, dtype=dtype, name="layer")(x), x)
+  y, params = _run(lambda x: conv.Conv1D(3, 3, dtype=dtype, name="layer")(x), x)
   assert y.dtype == dtype
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}

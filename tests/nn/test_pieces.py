@@ -30,7 +30,7 @@ def test_cutting_keeps_the_order_and_joining_undoes_it():
 @pytest.mark.parametrize("count", [2, 4])
 def test_convolution_reaches_across_pieces_but_not_across_clips(kernel_size, count):
   x = draw(3, 16, 2)
-  make = lambda n: conv.conv1d(5, kernel_size=kernel_size, name="layer", pieces=n)  # noqa: E731
+  make = lambda n: conv.Conv1D(5, kernel_size, pieces=n)  # noqa: E731
   params = make(1).init(jax.random.key(0), x)
   run = lambda n: pieces.join(make(n).apply(params, pieces.cut(x, n)), n)  # noqa: E731
   np.testing.assert_allclose(run(count), run(1), atol=1e-5)

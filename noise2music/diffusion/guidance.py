@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Num
 
@@ -55,11 +56,37 @@ def dynamic_clip(
     raise ValueError(f"dynamic_clip needs a limit above 0, not {limit}")
 
   def tame(x: Signal) -> Signal:
-    size = jnp.percentile(jnp.abs(x), percentile, axis=tuple(range(1, x.ndim)), keepdims=True)
+    size = gaussian.expand(percentile_of_size(x, percentile), x)
     size = jnp.maximum(size, limit)
     return jnp.clip(x, -size, size) * (limit / size)
 
   return change_prediction(eps_fn, tame, schedule=schedule)
+
+
+def percentile_of_size(x: Signal, percentile: float) -> Level:
+  """The percentile of |x| over each clip, as `jnp.percentile` interpolates it, without a sort.
+
+  The bits of floats that are not negative are ordered as the floats are. So the value of a rank is
+  found bit by bit, the highest first, each by one count of what lies below: 31 passes, where a sort
+  of a clip takes as long as the network on a CPU.
+  """
+  bits = jax.lax.bitcast_convert_type(jnp.abs(x).reshape(len(x), -1), jnp.int32)
+  count = bits.shape[1]
+  position = (count - 1) * percentile / 100
+  rank = int(position)
+
+  def with_bit(index: jax.Array, found: jax.Array) -> jax.Array:
+    larger = found | (1 << (30 - index))
+    return jnp.where(jnp.sum(bits < larger, axis=1, keepdims=True) <= rank, larger, found)
+
+  found = jax.lax.fori_loop(0, 31, with_bit, jnp.zeros((len(x), 1), jnp.int32))
+  value = lambda b: jax.lax.bitcast_convert_type(b[:, 0], jnp.float32)  # noqa: E731
+  if rank == position:
+    return value(found)
+  above = jnp.min(jnp.where(bits > found, bits, jnp.iinfo(jnp.int32).max), axis=1, keepdims=True)
+  again = jnp.sum(bits <= found, axis=1, keepdims=True) > rank + 1  # equal values share ranks
+  low, high = value(found), value(jnp.where(again, found, above))
+  return low + (position - rank) * (high - low)
 
 
 def change_prediction(

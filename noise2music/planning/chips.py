@@ -3,7 +3,7 @@
 TPU: the pages v4, v5e, v5p and v6e of Google Cloud's TPU documentation; v4's links are the pod's
 all-reduce bandwidth over its chips. A clock follows from the peak and the documented number of
 128 x 128 multipliers, and is left out for v6e, whose multipliers are not. GPU: NVIDIA's data
-sheets of A100 80 GB and H100, SXM, without sparsity.
+sheets of A100 80 GB, H100 and H200, SXM, without sparsity.
 """
 
 import dataclasses
@@ -38,6 +38,7 @@ _TABLE = {
   "v6e": (918e12, 32 * GIB, 1600e9, 400e9, None, 8),
   "a100": (312e12, 80e9, 2039e9, 300e9, None, 8),
   "h100": (989e12, 80e9, 3350e9, 450e9, None, 8),
+  "h200": (989e12, 141e9, 4800e9, 450e9, None, 8),
 }
 CHIPS = {
   name: Chip(name=name, **dict(zip(_COLUMNS, row, strict=True))) for name, row in _TABLE.items()

@@ -61,14 +61,18 @@ def make_step(
       grads = jax.lax.with_sharding_constraint(grads, shardings)
     norm = optax.global_norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
-    updates, opt_state = transformation.update(grads, state.opt_state, trained)
-    trained = optax.apply_updates(trained, updates)
-    ema = None
-    if optimizer.ema is not None:
-      ema = optimizer.ema.update(state.ema, trained, step=state.step)
-    params = merge(trained, frozen)
-    new = TrainState(step=state.step, params=params, ema=ema, opt_state=opt_state)
-    new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+
+    def updated(state: TrainState) -> TrainState:
+      updates, opt_state = transformation.update(grads, state.opt_state, trained)
+      new = optax.apply_updates(trained, updates)
+      ema = None
+      if optimizer.ema is not None:
+        ema = optimizer.ema.update(state.ema, new, step=state.step)
+      params = merge(new, frozen)
+      return TrainState(step=state.step, params=params, ema=ema, opt_state=opt_state)
+
+    # A branch: on a CPU, selecting between new and old leaf by leaf costs more than the update.
+    new = jax.lax.cond(finite, updated, lambda state: state, state)
     metrics = {
       **metrics,
       "gradient_norm": norm,

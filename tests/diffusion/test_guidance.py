@@ -48,6 +48,16 @@ def test_dynamic_clip_by_hand():
   np.testing.assert_array_equal(eps[1], exact(x, COSINE)(x_t, T)[1])  # bit for bit
 
 
+@pytest.mark.parametrize("percentile", [0.1, 50.0, 75.0, 99.5, 100.0])
+def test_percentiles_are_those_of_a_sort(percentile):
+  normal = jax.random.normal(jax.random.key(7), (3, 101, 2))
+  ties = jnp.round(normal)  # among which zeros of both signs
+  for x in (normal, ties, 1e-30 * normal, 1e30 * normal, normal[:, :1, :1], 0 * normal):
+    want = np.percentile(np.abs(x).reshape(3, -1), percentile, axis=1)
+    got = guidance.percentile_of_size(x, percentile)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
 def test_percentile_100_only_rescales():
   x = jnp.linspace(-4, 4, 101)[None, :, None]
   x_t, t = jnp.zeros_like(x), jnp.array([0.5])

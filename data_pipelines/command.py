@@ -1,4 +1,7 @@
-"""`n2m data import | check | cut | vocabulary | shards`: options and printing around the work."""
+"""`n2m data import | check | cut | vocabulary | shards`: options and printing around the work.
+
+`n2m data embed` is of the family, and lives in `launch/embed.py`: it runs a text encoder.
+"""
 
 import argparse
 import dataclasses
@@ -48,7 +51,11 @@ def spec_from(args: argparse.Namespace) -> CutSpec:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = Parser(prog="n2m data", description="From music files to clips.")
+  parser = Parser(
+    prog="n2m data",
+    description="From music files to clips.",
+    epilog="texts ahead of training, by a run's own encoder: see n2m data embed --help",
+  )
   commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
   _add_import(commands)
   _add_check(commands)

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from data_pipelines.embeddings import TextEmbeddings, check_embeddings
 from data_pipelines.index_order import ORDER_VERSION, IndexOrder, draw_below
 from data_pipelines.manifest import Caption
 from data_pipelines.sources import Mixture, RecordError, Source
@@ -186,15 +187,17 @@ class IndexBatches:
   """`noise2music.typing.BatchSource` over an index source, without TensorFlow.
 
   source: a ManifestSource, a ShardSource, or a Mixture of them. spec: shapes of the *global* batch.
-  tokenizer, text_batch: make the tokens. seed: names order, crops and texts. host_index,
-  host_count: whose rows to give. prefetch: batches read ahead in a thread; 0 reads when asked.
-  The others are those of `Examples`. Raises UserError for a batch that the hosts cannot share.
+  tokenizer, text_batch: make the tokens. embeddings: of the texts, where they were made ahead of
+  training. seed: names order, crops and texts. host_index, host_count: whose rows to give.
+  prefetch: batches read ahead in a thread; 0 reads when asked. The others are those of `Examples`.
+  Raises UserError for a batch that the hosts cannot share, or embeddings of another kind.
   """
 
   source: Source | Mixture
   spec: BatchSpec
   tokenizer: Tokenizer
   text_batch: TextBatch = TextBatch()
+  embeddings: TextEmbeddings | None = None
   seed: int = 0
   shuffle: bool = True
   random_crop: bool = True
@@ -208,6 +211,7 @@ class IndexBatches:
     host_rows(self.spec.batch_size, host_index=self.host_index, host_count=self.host_count)
     if self.prefetch < 0:
       raise UserError(f"prefetch is {self.prefetch}; give 0 or more batches")
+    check_embeddings(self.embeddings, spec=self.spec, tokenizer=self.tokenizer)
     _ = self.examples
 
   @functools.cached_property
@@ -251,13 +255,28 @@ class IndexBatches:
     """What the k-th batch depends on, as JSON; keep it next to the step."""
     text = dataclasses.asdict(self.text_batch)
     text["short_kinds"] = list(text["short_kinds"])
+    ahead = {} if self.embeddings is None else self.embeddings.fingerprint()
     return {
       **self.examples.fingerprint(),
+      **ahead,
       "batch_size": self.spec.batch_size,
       "text_batch": text,
       "tokenizer": self.tokenizer.fingerprint(),
       "token_length": self.spec.token_length,
     }
+
+  def texts(self) -> Iterator[list[str]]:
+    """Clip by clip, all that a batch may say of it; [] of one that cannot be read."""
+    for source in self.examples.sources:
+      for k in range(len(source)):
+        try:
+          captions = source.captions(k)
+        except RecordError as error:
+          self.examples.bad_records.add(error)
+          captions = ()
+        yield self.text_batch.members(
+          captions, tokenizer=self.tokenizer, token_length=self.spec.token_length
+        )
 
   def _drawn(self, global_index: int) -> tuple[Drawn, str]:
     try:
@@ -287,6 +306,8 @@ class IndexBatches:
     out[batch_names.TOKENS], out[batch_names.TOKEN_MASK] = token_rows(
       [text for _, text in rows], tokenizer=self.tokenizer, length=self.spec.token_length
     )
+    if self.embeddings is not None:
+      out[batch_names.TEXT_EMBEDDING] = self.embeddings.padded([text for _, text in rows])
     return out
 
 

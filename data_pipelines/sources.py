@@ -75,6 +75,9 @@ class Source(Protocol):
   def name(self, k: int) -> str:
     """Names example k without reading it, for a report."""
 
+  def captions(self, k: int) -> tuple[Caption, ...]:
+    """What is said of example k, without its audio where that lies elsewhere."""
+
   def fingerprint(self) -> str:
     """Changes when the examples or their order do; a checkpoint keeps it."""
 
@@ -157,6 +160,9 @@ class ManifestSource:
   def name(self, k: int) -> str:
     return self.clips[k].id
 
+  def captions(self, k: int) -> tuple[Caption, ...]:
+    return self.clips[k].captions
+
   def fingerprint(self) -> str:
     digest = hashlib.sha256()
     for clip in self.clips:
@@ -230,6 +236,9 @@ class ShardSource:
       captions=captions,
       read=lambda start, length: audio[start : start + length],
     )
+
+  def captions(self, k: int) -> tuple[Caption, ...]:
+    return self[k].captions
 
   def name(self, k: int) -> str:
     shard = bisect.bisect_right(self._ends, k)

@@ -17,6 +17,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from data_pipelines.embeddings import TextEmbeddings, check_embeddings
 from data_pipelines.feature_converters import BatchFeatureConverter
 from data_pipelines.features import output_features, task_feature_lengths
 from data_pipelines.index_batches import host_rows
@@ -24,7 +25,7 @@ from data_pipelines.preprocessors import draw_text, encode_text
 from data_pipelines.seqio_source import IndexDataSource
 from data_pipelines.sources import ManifestSource, Mixture, ShardSource, Source
 from data_pipelines.text_batches import TextBatch
-from noise2music.batch import AUDIO, BatchSpec
+from noise2music.batch import AUDIO, TOKENS, BatchSpec
 from noise2music.errors import UserError
 from noise2music.typing import Tokenizer
 
@@ -140,6 +141,7 @@ class SeqioBatches:
   mixture_or_task: str | seqio.Task | seqio.Mixture
   spec: BatchSpec
   split: str = "train"
+  embeddings: TextEmbeddings | None = None
   seed: int = 0
   shuffle: bool = True
   host_index: int = 0
@@ -152,6 +154,12 @@ class SeqioBatches:
         f"{self._provider.name} has no position to resume from; register it with add_task or "
         "add_mixture"
       )
+    tokenizer = self._provider.output_features[TOKENS].vocabulary.tokenizer
+    check_embeddings(self.embeddings, spec=self.spec, tokenizer=tokenizer)
+
+  def fingerprint(self) -> dict[str, Any] | None:
+    """What the texts were embedded with, for a checkpoint; None where they were not."""
+    return None if self.embeddings is None else self.embeddings.fingerprint()
 
   def for_host(self, index: int, count: int) -> "SeqioBatches":
     """The same batches, of which this gives the rows of host `index` of `count`."""
@@ -167,7 +175,7 @@ class SeqioBatches:
     dataset = seqio.get_dataset(
       self._provider.at(start_step=start_step, batch_size=self.spec.batch_size),
       task_feature_lengths=task_feature_lengths(self.spec),
-      feature_converter=BatchFeatureConverter(),
+      feature_converter=BatchFeatureConverter(embeddings=self.embeddings),
       dataset_split=self.split,
       shuffle=self.shuffle,
       num_epochs=None,

@@ -1,7 +1,8 @@
 """The contract between `data_pipelines` and training: what a batch holds.
 
 The host ships little. Resampling, log-mel, up-sampling, blur, conditioning noise and the text
-encoder run inside the jitted step.
+encoder run inside the jitted step; the last of them may have run ahead of training, and then the
+batch brings what it gave.
 """
 
 import dataclasses
@@ -14,6 +15,9 @@ AUDIO = "audio"  # int16 [batch, samples], mono, at the data set's sample rate; 
 AUDIO_LENGTH = "audio_length"  # int32 [batch], samples that are real; the rest is padding
 TOKENS = "tokens"  # int32 [batch, tokens], 0 pads, 1 ends
 TOKEN_MASK = "token_mask"  # bool [batch, tokens], True where a token is real
+# float16 [batch, tokens, width], 0 on padding, where texts were embedded ahead of training. Under
+# the same name a source's `fingerprint()` says by what.
+TEXT_EMBEDDING = "text_embedding"
 CLIP_ID = "clip_id"  # uint32 [batch, 2], names the clip in every random draw
 
 INT16_SCALE = 32768.0
@@ -24,13 +28,15 @@ class BatchSpec:
   """The shapes of a batch, for initialisation and ahead-of-time compilation.
 
   batch_size: clips in the global batch. seconds: length of each clip or snippet.
-  sample_rate_hz: of the int16 audio. token_length: tokens per text.
+  sample_rate_hz: of the int16 audio. token_length: tokens per text. text_width: of the texts'
+  embeddings, where the batch brings them; 0 where it does not.
   """
 
   batch_size: int
   seconds: float
   sample_rate_hz: int = 24_000
   token_length: int = 64
+  text_width: int = 0
 
   @property
   def samples(self) -> int:
@@ -45,13 +51,17 @@ class BatchSpec:
 
   def zeros(self) -> dict[str, np.ndarray]:
     """A batch of silence with these shapes and dtypes."""
-    return {
+    out = {
       AUDIO: np.zeros((self.batch_size, self.samples), np.int16),
       AUDIO_LENGTH: np.full((self.batch_size,), self.samples, np.int32),
       TOKENS: np.zeros((self.batch_size, self.token_length), np.int32),
       TOKEN_MASK: np.zeros((self.batch_size, self.token_length), np.bool_),
       CLIP_ID: np.zeros((self.batch_size, 2), np.uint32),
     }
+    if self.text_width:
+      shape = (self.batch_size, self.token_length, self.text_width)
+      out[TEXT_EMBEDDING] = np.zeros(shape, np.float16)
+    return out
 
   def check(self, batch: Mapping[str, np.ndarray]) -> None:
     """Raises ValueError naming the first array whose name, shape or dtype is off."""

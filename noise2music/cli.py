@@ -16,7 +16,7 @@ usage: n2m COMMAND ...
 Text-to-music diffusion cascades: data, training, generation.
 
 commands:
-  data       import, check and cut music files, build shards
+  data       import, check and cut music files, build shards, embed texts
   train      train one stage from gin files (as python -m launch.train)
   generate   make music from a prompt
   plan       what a run costs on a slice of TPUs, before renting it
@@ -45,6 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _data(argv: Sequence[str]) -> int:
+  if argv[:1] == ["embed"]:  # runs an encoder, which data_pipelines know nothing of
+    from launch import embed
+
+    return embed.main(argv[1:])
   from data_pipelines import command
 
   return command.main(argv)

@@ -89,8 +89,10 @@ class Pipeline:
       )
     loaded = {}
     for folder in folders:
-      params, config_text, _ = restore_params(folder, ema=ema)
-      loaded[objective_of(config_text, where=folder)] = params
+      params, config_text, manifest = restore_params(folder, ema=ema)
+      objective = objective_of(config_text, where=folder)
+      dataset = manifest.get("dataset")
+      loaded[objective] = objective.completed(params, dataset=dataset, folder=folder)
     cascade = Cascade.ordered(loaded)
     return cls(cascade=cascade, params=tuple(loaded[o] for o in cascade.objectives))
 

@@ -10,7 +10,7 @@ from noise2music import typing as n2m
 from noise2music.errors import UserError
 from noise2music.stages.conditioning import Text
 from noise2music.stages.generate import clip_keys, sample
-from noise2music.stages.objective import DenoisingObjective
+from noise2music.stages.objective import TEXT_ENCODER, DenoisingObjective
 from noise2music.stages.spec import Sampling, Stage
 
 
@@ -167,9 +167,14 @@ def _embed(
   """The prompts' embeddings; None where the stage takes no text or there is no prompt."""
   if objective.text_conditioner is None or prompts[0] is None:
     return None
+  if TEXT_ENCODER not in params:
+    raise UserError(
+      f"stage {objective.stage.name} was trained on texts embedded ahead, so its parameters hold no"
+      " text encoder: load it by Pipeline.from_pretrained, which adds the one its config names"
+    )
   tokens, mask = objective.text_conditioner.tokenize(
     prompts, length=objective.stage.text.token_length
   )
   return objective.text_conditioner.text(
-    params["text_encoder"], tokens, mask, keep=np.ones(len(prompts), bool)
+    params[TEXT_ENCODER], tokens, mask, keep=np.ones(len(prompts), bool)
   )

@@ -8,6 +8,7 @@ one batch, which takes a data set smaller than a batch, are given the same noise
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,8 +21,9 @@ from noise2music.audio.framing import fit, padded_length, valid_mask
 from noise2music.diffusion import gaussian, losses
 from noise2music.stages.conditioning import Text, align_signal, augment, network_inputs
 from noise2music.stages.spec import Stage
-from noise2music.stages.text_conditioner import TextConditioner
+from noise2music.stages.text_conditioner import EmbeddedAhead, TextConditioner
 
+TEXT_ENCODER = "text_encoder"  # the room of its parameters
 NOISE_LEVELS = 5  # equal intervals of diffusion time in which the loss is logged
 
 
@@ -46,11 +48,11 @@ class DenoisingObjective:
   """Trains one stage; implements `typing.Objective`.
 
   The parameters are `{"network": ..., "text_encoder": ...}`, the latter where the stage has a text
-  condition. sample_rate_hz: of the batches' audio.
+  condition whose encoder runs in the step. sample_rate_hz: of the batches' audio.
   """
 
   stage: Stage
-  text_conditioner: TextConditioner | None = None
+  text_conditioner: TextConditioner | EmbeddedAhead | None = None
   sample_rate_hz: int = 24_000
 
   def __post_init__(self):
@@ -66,15 +68,15 @@ class DenoisingObjective:
     params = {}
     text = None
     if self.text_conditioner is not None:
-      tokens = jnp.asarray(batch[batch_lib.TOKENS])
-      params["text_encoder"] = self.text_conditioner.init(text_key, tokens)
-      shape = jax.eval_shape(
-        self.text_conditioner.embed, params["text_encoder"], tokens, batch[batch_lib.TOKEN_MASK]
-      )
+      encoder = self.text_conditioner.init(text_key, jnp.asarray(batch[batch_lib.TOKENS]))
+      if encoder is not None:
+        params[TEXT_ENCODER] = encoder
+      keep = jnp.ones(batch[batch_lib.CLIP_ID].shape[0], bool)
+      shape = jax.eval_shape(lambda p: self.text(p, batch, keep=keep).embedding, params)
       text = Text(
         embedding=jnp.zeros(shape.shape, shape.dtype),
-        mask=jnp.ones(tokens.shape, bool),
-        keep=jnp.ones(tokens.shape[:1], bool),
+        mask=jnp.ones(shape.shape[:2], bool),
+        keep=keep,
       )
     example = self.example({k: jnp.asarray(v) for k, v in batch.items()})
     inputs, entries = network_inputs(
@@ -86,9 +88,33 @@ class DenoisingObjective:
 
   def pretrained(self, params: n2m.PyTree) -> n2m.PyTree:
     """Fresh parameters with those of a text encoder checkpoint put in, outside of any jit."""
-    if self.text_conditioner is None:
+    if TEXT_ENCODER not in params:
       return params
-    return {**params, "text_encoder": self.text_conditioner.pretrained(params["text_encoder"])}
+    return {**params, TEXT_ENCODER: self.text_conditioner.pretrained(params[TEXT_ENCODER])}
+
+  def check_data(self, dataset: Any) -> None:
+    """Raises UserError where the texts of a data set were embedded by another encoder.
+
+    dataset: its fingerprint. Reads the encoder's checkpoint, where there is something to compare.
+    """
+    if isinstance(self.text_conditioner, EmbeddedAhead):
+      self.text_conditioner.check_data(dataset)
+
+  def completed(self, params: n2m.PyTree, *, dataset: Any, folder: Path) -> n2m.PyTree:
+    """A checkpoint's parameters with all that sampling needs beside them.
+
+    dataset: fingerprint of what they were trained on. folder: of the run. Raises UserError where
+    the encoder is not in the checkpoint and cannot be had elsewhere.
+    """
+    if not isinstance(self.text_conditioner, EmbeddedAhead):
+      return params
+    return {**params, TEXT_ENCODER: self.text_conditioner.load(dataset=dataset, folder=folder)}
+
+  def text(self, params: n2m.PyTree, batch: n2m.Batch, *, keep: n2m.Array) -> Text | None:
+    """The texts of a batch, embedded; None where the stage takes none. keep: bool [batch]."""
+    if self.text_conditioner is None:
+      return None
+    return self.text_conditioner.of_batch(params.get(TEXT_ENCODER), batch, keep=keep)
 
   def trainable(self, params: n2m.PyTree) -> n2m.PyTree:
     train_text = self.text_conditioner is not None and self.text_conditioner.trainable
@@ -139,8 +165,7 @@ class DenoisingObjective:
     text = None
     if self.text_conditioner is not None:
       keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - stage.text.dropout))(drop_keys)
-      tokens, mask = batch[batch_lib.TOKENS], batch[batch_lib.TOKEN_MASK]
-      text = self.text_conditioner.text(params["text_encoder"], tokens, mask, keep=keep)
+      text = self.text(params, batch, keep=keep)
 
     t = jax.vmap(jax.random.uniform)(time_keys)
     eps = jax.vmap(lambda k: jax.random.normal(k, example.x.shape[1:]))(noise_keys)

@@ -114,6 +114,8 @@ def train(training: Training, *, config_text: str = "") -> Outcome:
     if start >= training.total_steps:
       print(f"already at step {start} of {training.total_steps}: nothing left to train")
       return Outcome(step=start)
+    if (state is None or training.allow_new_data) and hasattr(training.objective, "check_data"):
+      training.objective.check_data(_dataset(training.batches))
     folder.write_texts(config=config_text, model=describe(setup))
     progress = progress_lib.make_progress(clock, start_step=start, total_steps=training.total_steps)
     stack.callback(progress.close)

@@ -36,14 +36,7 @@ class Preview:
     params = state.averaged_params
     clips = len(batch[batch_lib.AUDIO])
     example = self.objective.example(batch)
-    text = None
-    if self.objective.text_conditioner is not None:
-      text = self.objective.text_conditioner.text(
-        params["text_encoder"],
-        batch[batch_lib.TOKENS],
-        batch[batch_lib.TOKEN_MASK],
-        keep=np.ones(clips, bool),
-      )
+    text = self.objective.text(params, batch, keep=np.ones(clips, bool))
     steps = stage.target.length(
       batch[batch_lib.AUDIO].shape[1], sample_rate_hz=self.objective.sample_rate_hz
     )

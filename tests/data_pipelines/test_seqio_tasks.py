@@ -1,5 +1,6 @@
 """The seqio side gives the batches of the numpy side, byte for byte, on one shard or several."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -11,6 +12,7 @@ pytest.importorskip("tensorflow", reason="the extra `tf` is not installed")
 import seqio
 
 from data_pipelines.datasets.clips import build_shards
+from data_pipelines.embeddings import EmbeddingWriter, TextEmbeddings
 from data_pipelines.feature_converters import BatchFeatureConverter
 from data_pipelines.features import TokenizerVocabulary, task_feature_lengths
 from data_pipelines.index_batches import IndexBatches
@@ -74,6 +76,31 @@ def test_task_gives_the_batches_of_the_index_source(folder, task, seed):
   assert lengths.min() < SPEC.samples == lengths.max()
   masks = np.concatenate([batch["token_mask"] for batch in ours])
   assert not masks.any(axis=1).all()
+
+
+def test_embeddings_are_the_same_through_both(folder, task, tmp_path):
+  source = ManifestSource(folder, split="train")
+  texts = dict.fromkeys(text for members in numpy_side(source).texts() for text in members)
+  made_with = {
+    "encoder": {"weights": 1},
+    "tokenizer": ByteTokenizer().fingerprint(),
+    "token_length": SPEC.token_length,
+    "width": 3,
+  }
+  with EmbeddingWriter(tmp_path / "store", made_with=made_with) as writer:
+    sizes = [min(len(text) + 1, SPEC.token_length) for text in texts]
+    writer.add(texts, [np.random.default_rng(k).normal(size=(n, 3)) for k, n in enumerate(sizes)])
+  ahead = {
+    "spec": dataclasses.replace(SPEC, text_width=3),
+    "embeddings": TextEmbeddings(path=tmp_path / "store"),
+  }
+  seqio_side = SeqioBatches(mixture_or_task=task, **ahead)
+  ours = IndexBatches(source=source, tokenizer=ByteTokenizer(), **ahead)
+  assert_same(take(seqio_side, 4), take(ours, 4))
+  assert seqio_side.fingerprint().items() <= ours.fingerprint().items()
+  assert SeqioBatches(mixture_or_task=task, spec=SPEC).fingerprint() is None
+  with pytest.raises(UserError, match="needs embeddings"):
+    SeqioBatches(mixture_or_task=task, spec=ahead["spec"])
 
 
 def test_two_shards_give_what_two_hosts_give(folder, task):

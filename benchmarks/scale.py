@@ -11,6 +11,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 STAGES = (
@@ -29,8 +30,8 @@ def make(out: Path, stage: str, topology: str, options: list[str]) -> None:
   path = out / f"{stage}-{topology.replace(':', '-')}.json"
   if path.exists():
     return
-  run = f"--gin_file=configs/runs/paper/{stage}.gin"
-  command = [sys.executable, "-m", "noise2music.cli", "plan", run, f"--topology={topology}"]
+  run = [f"--gin_file=configs/runs/paper/{stage}.gin", "--gin_file=configs/sharding/pod.gin"]
+  command = [sys.executable, "-m", "noise2music.cli", "plan", *run, f"--topology={topology}"]
   done = subprocess.run([*command, "--json", *options], capture_output=True, text=True)
   if done.returncode:
     print(f"{stage} on {topology}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
@@ -40,27 +41,77 @@ def make(out: Path, stage: str, topology: str, options: list[str]) -> None:
 
 
 def table(out: Path) -> str:
-  """The plans in `out` as Markdown."""
-  lines = [
-    "| model | slice | clips a chip | work a step | memory a chip | step, roof to estimate | days |"
-    " sampling step | the paper's |",
-    "|---|---|---|---|---|---|---|---|---|",
-  ]
-  paper = dict(zip(STAGES, PAPER_MS, strict=True))
-  for path in sorted(out.glob("*.json")):
-    plan = json.loads(path.read_text())
-    train, sample = plan["train"], plan["sample"]
-    peak = train["program"] and train["program"]["peak_bytes"]
-    memory = f"{peak / 2**30:.1f} GiB" if peak else f"{train['state_bytes'] / 2**30:.1f} GiB state"
-    low, high = (1e3 * seconds for seconds in train["seconds"])
-    days = "-".join(f"{day:.1f}" for day in plan["days"])
-    ms = "-".join(f"{1e3 * seconds:.1f}" for seconds in sample["seconds"])
-    lines.append(
-      f"| {plan['stage'].replace('_', ' ')} | {plan['topology']} | {plan['rows_per_chip']:g}"
-      f" | {train['flops'] / 1e15:.2f} PFLOP | {memory} | {low:.0f}-{high:.0f} ms | {days}"
-      f" | {ms} ms | {paper[plan['stage']]} ms |"
+  """The plans in `out` as Markdown: training, then sampling."""
+  plans = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
+  plans.sort(key=lambda plan: (plan["topology"], STAGES.index(plan["stage"])))
+  return "\n\n".join(
+    "\n".join([f"| {' | '.join(head)} |", "|" + "---|" * len(head), *map(_line, rows)])
+    for head, rows in (
+      (TRAINING, [_training(plan) for plan in plans]),
+      (SAMPLING, [_sampling(plan) for plan in plans if plan["sample"]]),
     )
-  return "\n".join(lines)
+    if rows
+  )
+
+
+TRAINING = (
+  "model", "slice", "clips a chip", "PFLOP a step", "peak GiB a chip", "multiplying, ms",
+  "memory, ms", "compiler, ms", "of the roof", "links, ms", "days to the paper's steps",
+  "compiled in, s", "code, MB",
+)  # fmt: skip
+SAMPLING = (
+  "model", "slice", "TFLOP a step", "peak GiB a chip", "multiplying, ms", "memory, ms",
+  "compiler, ms", "the paper's, ms", "of the paper's", "compiled in, s", "code, MB",
+)  # fmt: skip
+
+
+def _training(plan: Mapping) -> list[str]:
+  part = plan["train"]
+  return [
+    plan["stage"].replace("_", " "), plan["topology"], f"{plan['rows_per_chip']:g}",
+    f"{part['flops'] / 1e15:.2f}", _peak(part), *_times(part), _ratio(part), _ms(part, "collectives"),
+    " to ".join(f"{day:.1f}" for day in plan["days"]), *_compilation(part),
+  ]  # fmt: skip
+
+
+def _sampling(plan: Mapping) -> list[str]:
+  part, paper = plan["sample"], dict(zip(STAGES, PAPER_MS, strict=True))[plan["stage"]]
+  compiler = part["time"]["compiler"]
+  return [
+    plan["stage"].replace("_", " "), plan["topology"], f"{part['flops'] / 1e12:.2f}", _peak(part),
+    *_times(part), f"{paper:g}", f"{1e3 * compiler / paper:.2f}" if compiler else "",
+    *_compilation(part),
+  ]  # fmt: skip
+
+
+def _peak(part: Mapping) -> str:
+  return f"{part['program']['peak_bytes'] / 2**30:.1f}" if part["program"] else ""
+
+
+def _times(part: Mapping) -> list[str]:
+  return [_ms(part, name) for name in ("multiply", "memory", "compiler")]
+
+
+def _ms(part: Mapping, name: str) -> str:
+  seconds = part["time"][name]
+  return "" if seconds is None else f"{1e3 * seconds:.1f}"
+
+
+def _ratio(part: Mapping) -> str:
+  time = part["time"]
+  if time["compiler"] is None:
+    return ""
+  return f"{time['compiler'] / max(time['multiply'], time['memory']):.2f}"
+
+
+def _compilation(part: Mapping) -> list[str]:
+  if part["program"] is None:
+    return ["", ""]
+  return [f"{part['compile_seconds']:.0f}", f"{part['program']['code_bytes'] / 1e6:.0f}"]
+
+
+def _line(cells: Sequence[str]) -> str:
+  return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -70,6 +121,7 @@ def main() -> None:
   parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES)
   parser.add_argument("--topologies", nargs="+", default=TOPOLOGIES)
   parser.add_argument("--no_compile", action="store_true")
+  parser.add_argument("--training_alone", action="store_true")
   flags = parser.parse_args()
   if flags.table:
     print(table(flags.out))
@@ -77,7 +129,8 @@ def main() -> None:
   flags.out.mkdir(parents=True, exist_ok=True)
   for stage in flags.stages:
     for topology in flags.topologies:
-      make(flags.out, stage, topology, ["--no_compile"] if flags.no_compile else [])
+      options = ["--no_compile"] * flags.no_compile + ["--clips=0"] * flags.training_alone
+      make(flags.out, stage, topology, options)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,8 @@ def _training(plan: Mapping) -> list[str]:
   part = plan["train"]
   return [
     plan["stage"].replace("_", " "), plan["topology"], f"{plan['rows_per_chip']:g}",
-    f"{part['flops'] / 1e15:.2f}", _peak(part), *_times(part), _ratio(part), _ms(part, "collectives"),
+    f"{part['flops'] / 1e15:.2f}", _peak(part),
+    *_times(part), _ratio(part), _ms(part, "collectives"),
     " to ".join(f"{day:.1f}" for day in plan["days"]), *_compilation(part),
   ]  # fmt: skip
 

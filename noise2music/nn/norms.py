@@ -34,9 +34,9 @@ def group_statistics(
   own first sample, which is as near to the channel's mean as any sample is:
     d = x - x[0],  m = mean(d),  v = mean(d^2) - m^2          over time, for each channel,
     mean = mean(x[0] + m),  var = mean(v) + mean((x[0] + m - mean)^2)    over a group's channels.
-  bfloat16 is not shifted: where the float32 sums of its values lose their digits, its own eight
-  bits have lost the signal before. And without a shift that waits for the signal, the sums are
-  taken while a TPU's convolution writes it, which saves a pass.
+  bfloat16 is not shifted: at a mean of 100 deviations, where float32 sums begin to lose a per cent
+  of the variance, its own steps are half a deviation wide. And without a shift that waits for the
+  signal, the sums are taken while a TPU's convolution writes it, which saves a pass.
   """
   clips = x.shape[0] // pieces
   exact = x.dtype == jnp.bfloat16

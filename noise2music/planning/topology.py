@@ -1,7 +1,7 @@
 """From a slice's name to devices that a program can be compiled for, with or without having them.
 
 v4:2x2x1      four TPU v4 chips; v5e:16x16, v5p:8x8x16, v6e:4x4 likewise
-h100:8        eight GPUs: arithmetic alone, as no compiler for them comes along
+h100:8        eight GPUs: arithmetic alone, as no compiler for them comes along; gpu:8 is the same
 cpu:8         eight virtual devices of this machine's processor
 """
 
@@ -18,6 +18,7 @@ from noise2music.errors import UserError
 from noise2music.planning.chips import CHIPS, Chip
 
 _DIMENSIONS = {"v4": 3, "v5p": 3, "v5e": 2, "v6e": 2}
+_GPU = "h100"  # is meant by a GPU that is not named
 _NO_COMPILER = (
   "the TPU compiler is not installed (the extra [tpu] brings it): this is the arithmetic alone"
 )
@@ -106,7 +107,7 @@ def serving(topology: Topology, *, clips: int) -> Topology:
 
 def parse_topology(name: str, *, slices: int = 1) -> Topology:
   """Raises UserError on a name that says no slice."""
-  kind, colon, size = name.partition(":")
+  kind, colon, size = re.sub("^gpu:", f"{_GPU}:", name).partition(":")
   known = ("cpu", *CHIPS)
   if kind not in known or not colon or not re.fullmatch(r"\d+(x\d+)*", size):
     raise UserError(
@@ -122,4 +123,4 @@ def parse_topology(name: str, *, slices: int = 1) -> Topology:
     )
   if slices < 1 or (slices > 1 and kind not in _DIMENSIONS):
     raise UserError(f"{slices} slices of {name}: give 1, or a number of TPU slices")
-  return Topology(name=name, chip=CHIPS.get(kind), shape=shape, slices=slices)
+  return Topology(name=f"{kind}:{size}", chip=CHIPS.get(kind), shape=shape, slices=slices)

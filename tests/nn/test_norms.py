@@ -34,6 +34,15 @@ def test_statistics_are_exact_for_a_large_mean(mean):
   np.testing.assert_allclose(have_variance, want_variance, rtol=2e-5)
 
 
+@pytest.mark.parametrize("mean", [30.0, -100.0])
+def test_bfloat16_statistics_are_those_of_its_values_for_a_large_mean(mean):
+  x = jnp.asarray(np.random.default_rng(0).normal(mean, 1.0, (1, 18_432, 8)), jnp.bfloat16)
+  want_mean, want_variance = _two_pass(np.asarray(x.astype(jnp.float32)), groups=4)
+  have_mean, have_variance = jax.jit(group_statistics, static_argnames="groups")(x, groups=4)
+  np.testing.assert_allclose(have_mean, want_mean, rtol=1e-6)
+  np.testing.assert_allclose(have_variance, want_variance, rtol=1e-2)
+
+
 def test_the_naive_one_pass_form_would_fail_that_test():
   x = np.random.default_rng(0).normal(1e3, 1.0, (2, 4096, 8)).astype(np.float32)
   naive = jnp.mean(jnp.square(x), axis=1) - jnp.square(jnp.mean(x, axis=1))

@@ -13,6 +13,10 @@ def test_a_slice_has_its_chips_and_hosts(name: str, chips: int, hosts: int) -> N
   assert (topology.chips, topology.hosts) == (chips, hosts)
 
 
+def test_a_gpu_that_is_not_named_is_one_of_the_table() -> None:
+  assert parse_topology("gpu:8") == parse_topology("h100:8")
+
+
 def test_slices_multiply() -> None:
   three = parse_topology("v5e:2x2", slices=3)
   assert (three.chips, three.hosts) == (12, 3)

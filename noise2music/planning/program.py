@@ -19,6 +19,7 @@ _FREE = {
   "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id",
   "while", "conditional", "call", "iota",
 }  # fmt: skip
+_CYCLES_OF = "cycles of "
 _SLICING = ("dynamic-slice", "dynamic-update-slice", "slice")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%([\w.\-]+) = (.*)$")
@@ -39,7 +40,10 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProgramCost:
-  """Of one run on one device. cycles: None where the compiler estimates none."""
+  """Of one run on one device. cycles: None where the compiler estimates none. cycles_by_kind: of
+  fusions that multiply (`products`, with what the compiler computes along the way), and of others
+  by what they end in, the largest first.
+  """
 
   argument_bytes: int
   temporary_bytes: int
@@ -47,6 +51,7 @@ class ProgramCost:
   code_bytes: int
   traffic_bytes: float
   cycles: float | None
+  cycles_by_kind: Mapping[str, float]
   collectives: tuple[Collective, ...]
 
 
@@ -64,6 +69,7 @@ def read_program(compiled: Any) -> ProgramCost:
     code_bytes=memory.generated_code_size_in_bytes,
     traffic_bytes=total["bytes"],
     cycles=total["cycles"] or None,
+    cycles_by_kind=_kinds(total),
     collectives=tuple(
       Collective(kind=kind, count=int(total[f"{kind} count"]), bytes=total[f"{kind} bytes"])
       for kind in COLLECTIVES
@@ -130,6 +136,7 @@ class _Text:
         total[key] += times * value
     if cycles := re.search(r'"estimated_cycles":"(\d+)"', rest):
       total["cycles"] += int(cycles[1])
+      total[_CYCLES_OF + self._kind(instruction)] += int(cycles[1])
     operands = [self._results.get(name, "") for name in instruction.operands]
     kind = opcode.removesuffix("-start")
     if kind in COLLECTIVES:
@@ -151,6 +158,17 @@ class _Text:
       total["bytes"] += self._written(inside, result)
       for index, operand in enumerate(operands):
         total["bytes"] += self._read(inside, index, operand)
+
+  def _kind(self, instruction: _Instruction) -> str:
+    inside = [instruction]
+    if instruction.opcode == "fusion":
+      inside = self._computations.get(_name(instruction.rest, "calls"), inside)
+    if any(one.opcode in ("convolution", "dot") for one in inside):
+      return "products"
+    if instruction.opcode != "fusion":
+      return instruction.opcode
+    source = re.search(r'op_name="([^"]*)"', instruction.rest)
+    return source[1].split("/")[-1] if source else "fusion"
 
   def _read(self, inside: Sequence[_Instruction], index: int, operand: str) -> float:
     """Of one operand of a fusion: all of it, unless only slices are looked at."""
@@ -190,6 +208,11 @@ class _Text:
       for value in re.findall(r"^\((\d+)\)", one.rest)
     ]
     return max(bounds, default=1)
+
+
+def _kinds(total: Mapping[str, float]) -> dict[str, float]:
+  found = {k.removeprefix(_CYCLES_OF): v for k, v in total.items() if k.startswith(_CYCLES_OF)}
+  return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def _name(rest: str, key: str) -> str:

@@ -68,6 +68,10 @@ def _program(part: ProgramPlan) -> list[str]:
     lines += [
       f"  {c.kind:20} {c.count:5} of {c.bytes / MEGA:,.1f} MB in all" for c in program.collectives
     ]
+    if program.cycles:
+      shares = {kind: n / program.cycles for kind, n in list(program.cycles_by_kind.items())[:6]}
+      told = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
+      lines.append(f"  cycles       {told}")
   if (time := part.time) is not None:
     roofs = {
       "multiplying": time.multiply, "memory": time.memory, "links": time.collectives,

@@ -10,9 +10,14 @@ import pytest
 
 from noise2music.planning.chips import CHIPS
 from noise2music.planning.estimate import fit, step_time
-from noise2music.planning.program import Collective, ProgramCost, _Text, read_program
+from noise2music.planning.program import Collective, ProgramCost, _kinds, _Text, read_program
 
 TPU = """\
+%in (r: f32[8,128]) -> f32[8,128] {
+  %r = f32[8,128]{1,0:T(8,128)} parameter(0)
+  ROOT %m = f32[8,128]{1,0:T(8,128)} convolution(%r, %r), dim_labels=bf_io->bf
+}
+
 %body (p: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
   %p = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) parameter(0)
   %i = s32[]{:T(128)} get-tuple-element(%p), index=0
@@ -44,6 +49,7 @@ SIGNAL = 8 * 128 * 4
 def test_loops_multiply_cycles_collectives_and_traffic() -> None:
   total = _Text(TPU).total()
   assert total["cycles"] == 5 * 100 + 7
+  assert _kinds(total) == {"products": 500, "copy": 7}
   assert total["all-reduce count"] == 5
   assert total["all-reduce bytes"] == 5 * SIGNAL
   # The fusion reads x and writes to local memory; the all-reduce reads that and writes z.
@@ -94,6 +100,7 @@ COST = ProgramCost(
   code_bytes=0,
   traffic_bytes=1200e9,
   cycles=2.1e9,
+  cycles_by_kind={"products": 2e9, "copy": 0.1e9},
   collectives=(Collective(kind="all-reduce", count=1, bytes=134.5e9),),
 )
 

@@ -87,3 +87,41 @@ def test_parameters_are_float32_in_any_compute_type(dtype):
   y, params = _run(lambda x: conv.Conv1D(3, 3, dtype=dtype, name="layer")(x), x)
   assert y.dtype == dtype
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("padding", [(1, 1), (1, 2), (0, 3), (3, 0)])
+def test_gradient_of_the_convolution_equals_automatic_differentiation(padding):
+  rng = np.random.default_rng(0)
+  low, high = padding
+  taps, steps = low + high + 1, 7
+  x, kernel, weight = (
+    rng.normal(size=shape).astype(np.float32)
+    for shape in ((2, steps, 3), (taps, 3, 5), (2, steps, 5))
+  )
+
+  def gradients(convolve):
+    loss = lambda x, kernel: jnp.sum(weight * jnp.sin(convolve(x, kernel)))  # noqa: E731
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(x, kernel)
+
+  def plain(x, kernel):
+    dimensions = ("NWC", "WIO", "NWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1,), [padding], dimension_numbers=dimensions)
+
+  have, want = gradients(lambda x, kernel: conv._conv(x, kernel, padding)), gradients(plain)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), have, want)
+
+
+@pytest.mark.parametrize(
+  "layer",
+  [conv.Conv1D(3, 3, dtype=jnp.bfloat16), conv.dense(3, dtype=jnp.bfloat16, name="layer")],
+)
+def test_gradients_of_kernels_are_summed_in_float32(layer, monkeypatch):
+  monkeypatch.setattr(conv, "platform", lambda: "tpu")
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 64, 4)), jnp.bfloat16)
+  params = nn.meta.unbox(layer.init(KEY, x))
+  loss = lambda params: jnp.sum(layer.apply(params, x).astype(jnp.float32))  # noqa: E731
+  gradient = jax.jit(jax.grad(loss))(params)["params"]["kernel"]
+  # Where every output counts alike, the middle tap's gradient is the sum of the input.
+  middle = gradient.reshape(-1, 4, 3)[gradient.ndim // 3]
+  want = np.asarray(x.astype(jnp.float32)).sum(axis=(0, 1), dtype=np.float64)
+  np.testing.assert_allclose(middle, np.repeat(want[:, None], 3, axis=1), rtol=1e-5)

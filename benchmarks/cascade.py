@@ -32,13 +32,12 @@ def route(stages: Sequence[str], flags: Any, bindings: Sequence[str]) -> list[di
   """One row a stage."""
   trainings = {name: measure.training_of(name, flags.size, bindings) for name in stages}
   cascade = Cascade(objectives=tuple(trainings[name].objective for name in stages))
-  steps = None if flags.steps == "paper" else int(flags.steps)
   made: dict[str, jax.Array] = {}
   rows = []
   for index, (name, objective) in enumerate(zip(stages, cascade.objectives, strict=True)):
     stage = objective.stage
     params = random_params(objective, trainings[name].batches.local_spec)["network"]
-    sampling = override(stage, steps=steps, cfg_scale=None)
+    sampling = override(stage, steps=flags.steps, cfg_scale=None)
     asked = request(objective, clips=flags.clips, seconds=flags.seconds)
     signals = {key: made[maker] for key, maker in cascade.sources(index).items()}
     asked |= {"signals": signals, "sampling": sampling}
@@ -68,7 +67,8 @@ def main(argv: Sequence[str]) -> int:
   parser = measure.parser(__doc__.splitlines()[0])
   parser.add_argument("--clips", type=int, default=4, help="at once; %(default)s")
   parser.add_argument("--seconds", type=float, default=30.0, help="of each clip; %(default)s")
-  parser.add_argument("--steps", default="20", help='of each stage, or "paper"; %(default)s')
+  steps = lambda text: None if text == "paper" else int(text)  # noqa: E731
+  parser.add_argument("--steps", type=steps, default=20, help='of each stage, or "paper"; 20')
   flags, bindings = measure.parse_arguments(parser, argv)
   routes = {name: route(stages, flags, bindings) for name, stages in ROUTES.items()}
   if flags.json:

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 from jax.experimental.compilation_cache import compilation_cache
 
 from launch import gin_main
@@ -110,12 +111,14 @@ def compile_twice(lower: Callable[[], jax.stages.Lowered]) -> tuple[Any, dict[st
   with tempfile.TemporaryDirectory() as folder:
     before = jax.config.jax_compilation_cache_dir
     _cache_in(folder)
-    for name in ("compile_s", "compile_cached_s"):
-      jax.clear_caches()
-      began = time.perf_counter()
-      program = lower().compile()
-      seconds[name] = time.perf_counter() - began
-    _cache_in(before)
+    try:
+      for name in ("compile_s", "compile_cached_s"):
+        jax.clear_caches()
+        began = time.perf_counter()
+        program = lower().compile()
+        seconds[name] = time.perf_counter() - began
+    finally:
+      _cache_in(before)
   return program, seconds
 
 
@@ -200,7 +203,8 @@ def parameters_of(tree: PyTree) -> int:
 
 def where() -> dict[str, Any]:
   device = jax.devices()[0]
-  return {"device": device.device_kind, "devices": jax.device_count(), "jax": jax.__version__}
+  versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
+  return {"device": device.device_kind, "devices": jax.device_count(), **versions}
 
 
 _UNITS = {"_bytes": (2**-20, "MiB"), "_s": (1, "s"), "mfu": (100, "%"), "share_of_gemm": (100, "%")}

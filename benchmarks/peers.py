@@ -78,6 +78,7 @@ def ours(kind: str) -> Work:
   import jax.numpy as jnp
 
   from benchmarks.train_step import noise
+  from noise2music import batch as batch_lib
   from noise2music.batch import BatchSpec
   from noise2music.diffusion.noise_schedules import CosineSchedule
   from noise2music.diffusion.samplers import DDIM
@@ -120,6 +121,9 @@ def ours(kind: str) -> Work:
 
     def text(self, params, tokens, mask, *, keep):
       return Text(embedding=self.embed(params, tokens, mask), mask=jnp.asarray(mask), keep=keep)
+
+    def of_batch(self, params, batch, *, keep):
+      return self.text(params, batch[batch_lib.TOKENS], batch[batch_lib.TOKEN_MASK], keep=keep)
 
   stage = Stage(
     name="peer",

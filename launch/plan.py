@@ -15,8 +15,8 @@ from launch import gin_main
 
 EXAMPLE = """\
   python -m launch.plan --gin_file=configs/runs/smoke/super_resolution.gin --topology=cpu:1
-Topologies: v4:2x2x1, v5e:16x16, v5p:8x8x16, v6e:4x4 (TPU); gpu:8, a100:8 (arithmetic alone);
-cpu:8 (virtual devices of this machine).
+Topologies: v4:2x2x1, v5e:16x16, v5p:8x8x16, v6e:4x4 (TPU); h100:8 or gpu:8, h200:8, a100:8
+(arithmetic alone); cpu:8 (virtual devices of this machine).
 """
 NOTHING_READ = "configs/base/nothing_read.gin"
 

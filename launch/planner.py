@@ -13,6 +13,7 @@ import numpy as np
 from noise2music.batch import BatchSpec
 from noise2music.checkpoints.leaves import named_leaves
 from noise2music.errors import UserError
+from noise2music.nn.stacking import Auto
 from noise2music.planning.estimate import Fit
 from noise2music.planning.plan import Plan, ProgramPlan, plan_program
 from noise2music.planning.program import read_program
@@ -174,9 +175,10 @@ def _remedy(training: Training, room: Fit, state_bytes: float, topology: Topolog
 
 
 def _as_elsewhere(objective: DenoisingObjective) -> DenoisingObjective:
-  """Stacked as on an accelerator, though it is traced for a processor."""
+  """Keeping and computing again what an accelerator would, though it is traced for a processor."""
   network = objective.stage.network
-  network = network.clone(stacking=getattr(network.stacking, "elsewhere", network.stacking))
+  if isinstance(network.stacking, Auto):
+    network = network.clone(stacking=network.stacking.elsewhere)
   stage = dataclasses.replace(objective.stage, network=network)
   return dataclasses.replace(objective, stage=stage)
 

@@ -97,6 +97,8 @@ class Block(nn.Module):
 
   def _attend(self, x: Signal, inputs: BlockInputs) -> Signal:
     """x: of whole clips."""
+    if self.self_attention or self.cross_attention:
+      x = keep(x)  # else the gradient would compute the convolution before it again
     if self.self_attention:
       x = SelfAttention(heads=self.heads, dtype=self.dtype, name="self_attention")(x)
     if self.cross_attention and inputs.text is not None:

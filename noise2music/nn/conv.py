@@ -7,7 +7,7 @@ backend.
 Kernels come to the product in float32 and are rounded there, not before as flax would have it.
 Their gradients, which are sums over time and over all devices, then leave the product in float32
 and are added up in float32: in bfloat16, which has eight bits, the parts of 256 chips would barely
-count.
+count. (On a GPU, whose library has no such convolution, those of convolutions leave in bfloat16.)
 """
 
 import functools
@@ -149,7 +149,8 @@ class Conv1D(nn.Module):
       right = after(x.head[:, :high], self.pieces).astype(self.dtype)
       right = _conv(right, kernel, (self.kernel_size - 1, 0))
       y = y + jnp.pad(right, ((0, 0), (y.shape[1] - high, 0), (0, 0)))
-    return y + bias.astype(self.dtype)
+    # Added in float32, so that its gradient is summed in it too.
+    return (y.astype(jnp.float32) + bias).astype(self.dtype)
 
 
 def dense(

@@ -39,11 +39,11 @@ def group_statistics(
   signal, the sums are taken while a TPU's convolution writes it, which saves a pass.
   """
   clips = x.shape[0] // pieces
-  exact = x.dtype == jnp.bfloat16
+  coarse = x.dtype == jnp.bfloat16
   x = x.astype(jnp.float32)
   # The result does not depend on the shift, so neither does the gradient.
   first = jax.lax.stop_gradient(x[::pieces, 0, :])
-  shift = jnp.zeros_like(first) if exact else first
+  shift = jnp.zeros_like(first) if coarse else first
   shifted = x - _rows(shift, x)
   over_time = lambda a: jnp.mean(a.reshape(clips, -1, a.shape[-1]), axis=1)  # noqa: E731
   channel_offset = over_time(jnp.mean(shifted, axis=1))

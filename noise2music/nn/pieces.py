@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 from noise2music.nn import axes
 from noise2music.nn.platform import platform
-from noise2music.typing import Pieces, Signal
+from noise2music.typing import Array, Pieces, Signal
 
 ROWS = 8  # that a TPU computes at once
-MOST = 2 * ROWS
+MOST_PIECES = 2 * ROWS
 
 
 class Edged(NamedTuple):
@@ -58,26 +58,31 @@ def after(edge: Pieces, pieces: int) -> Pieces:
   return jnp.pad(of_clips[:, 1:], ((0, 0), (0, 1), (0, 0), (0, 0))).reshape(edge.shape)
 
 
-def best_count(x: Signal, *, stride: int, reach: int) -> int:
-  """Into how many pieces the platform at hand wants the clips of x to be cut.
+def recut(x: Pieces, pieces: int, into: int) -> Array:
+  """From pieces of one number to pieces of another."""
+  return x if pieces == into else cut(join(x, pieces), into)
+
+
+def best_count(*, clips: int, length: int, shortest: int) -> int:
+  """Into how many pieces the platform at hand wants a batch of clips to be cut.
 
   Args:
-    x: the network's input.
-    stride: of the network; every piece must be a multiple of it.
-    reach: of its convolutions to either side; the shortest piece must be as long.
+    clips: of all devices.
+    length: of each.
+    shortest: length of a piece, which convolutions must not reach beyond.
   """
   if platform() != "tpu" or axes.shards(axes.TIME) > 1:
     return 1
-  return _fullest(
-    rows=max(1, x.shape[0] // axes.shards(axes.BATCH)), length=x.shape[1] // stride, reach=reach
-  )
+  return _fullest(rows=max(1, clips // axes.shards(axes.BATCH)), length=length, shortest=shortest)
 
 
-def _fullest(*, rows: int, length: int, reach: int) -> int:
+def _fullest(*, rows: int, length: int, shortest: int) -> int:
   """The smallest number of pieces with which the least of a chip's rows are padding.
 
-  rows: of a device. length: of a clip at the bottom of the network.
+  rows: of a device.
   """
-  fits = [n for n in range(1, MOST + 1) if length % n == 0 and (n == 1 or length // n >= reach)]
+  fits = [
+    n for n in range(1, MOST_PIECES + 1) if length % n == 0 and (n == 1 or length // n >= shortest)
+  ]
   share = lambda n: rows * n / (-(-rows * n // ROWS) * ROWS)  # noqa: E731
   return max(fits, key=lambda n: (share(n), -n))

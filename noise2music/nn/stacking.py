@@ -22,7 +22,7 @@ from noise2music.typing import PyTree, Signal
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scanned:
-  """One `lax.scan` over the blocks. remat: keep for the gradient what `nn.remat` marks alone."""
+  """One `lax.scan` over the blocks. remat: the gradient keeps what `remat.keep` marks, no more."""
 
   remat: bool = True
 

@@ -10,7 +10,9 @@ fresh network predicts zero; the skip from the entry joins after the last up-sam
 """
 
 import functools
+import itertools
 import math
+import operator
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -24,7 +26,7 @@ from noise2music.nn.blocks import Block, BlockInputs, FullyConnected, Residual, 
 from noise2music.nn.conv import Conv1D, dense, downsample, upsample
 from noise2music.nn.embeddings import TimeEmbedding
 from noise2music.nn.norms import GroupNormSwish
-from noise2music.nn.pieces import best_count, cut, join, reach
+from noise2music.nn.pieces import best_count, cut, join, reach, recut
 from noise2music.nn.stacking import Auto, Stack, Stacking
 from noise2music.typing import Array, Level, Mask, Signal, TextEmbedding
 
@@ -131,28 +133,29 @@ class UNet1D(nn.Module):
     inputs = BlockInputs(level, self._text_input(x, text, text_mask, text_keep))
 
     pieces = self._pieces(x)
-    x = conv.fold(cut(x.astype(self.dtype), pieces), self.patch)
-    entry = Conv1D(self.base_width, EDGE_KERNEL, dtype=self.dtype, pieces=pieces, name="entry")
+    x = conv.fold(cut(x.astype(self.dtype), pieces[0]), self.patch)
+    entry = Conv1D(self.base_width, EDGE_KERNEL, dtype=self.dtype, pieces=pieces[0], name="entry")
     x = entry(x)
     widths = [self.base_width * multiplier for multiplier in self.width_multipliers]
     skips = []
     for depth, (width, stride) in enumerate(zip(widths, self.strides, strict=True), start=1):
       skips.append(x)
+      x = recut(x, pieces[depth - 1], into=pieces[depth])
       x = downsample(x, channels=width, stride=stride, dtype=self.dtype, name=f"down_{depth}")
-      x = self._stack(depth, pieces, name=f"down_blocks_{depth}")(x, inputs)
+      x = self._stack(depth, pieces[depth], name=f"down_blocks_{depth}")(x, inputs)
     if self.aligned:
       low = dense(widths[-1], dtype=self.dtype, name="aligned_entry")(aligned.astype(self.dtype))
-      x = x + cut(low, pieces)
+      x = x + cut(low, pieces[-1])
     for depth in reversed(range(1, len(widths) + 1)):
-      x = self._stack(depth, pieces, name=f"up_blocks_{depth}")(x, inputs)
+      x = self._stack(depth, pieces[depth], name=f"up_blocks_{depth}")(x, inputs)
       skip = skips.pop()
       stride = self.strides[depth - 1]
       x = upsample(x, channels=skip.shape[-1], stride=stride, dtype=self.dtype, name=f"up_{depth}")
-      x = x + skip
+      x = recut(x, pieces[depth], into=pieces[depth - 1]) + skip
     x = GroupNormSwish(
       groups=self.groups,
       dtype=self.dtype,
-      pieces=pieces,
+      pieces=pieces[0],
       edge=max(reach(EDGE_KERNEL)),
       name="exit_norm",
     )(x)
@@ -160,15 +163,22 @@ class UNet1D(nn.Module):
       self.out_channels * self.patch,
       EDGE_KERNEL,
       kernel_init=axes.zeros_init,
-      pieces=pieces,
+      pieces=pieces[0],
       name="exit",
     )(x)
-    return join(conv.unfold(x, self.patch), pieces)
+    return join(conv.unfold(x, self.patch), pieces[0])
 
-  def _pieces(self, x: Signal) -> int:
+  def _pieces(self, x: Signal) -> list[int]:
+    """Of the entry and each depth."""
     if self.pieces is not None:
-      return self.pieces
-    return best_count(x, stride=self.stride, reach=max(reach(max(self.kernel_size, EDGE_KERNEL))))
+      return [self.pieces] * (len(self.strides) + 1)
+    steps = x.shape[1] // self.patch
+    lengths = itertools.accumulate(self.strides, operator.floordiv, initial=steps)
+    return [best_count(clips=len(x), length=n, shortest=self._reach) for n in lengths]
+
+  @property
+  def _reach(self) -> int:
+    return max(reach(max(self.kernel_size, EDGE_KERNEL)))
 
   def _stack(self, depth: int, pieces: int, *, name: str) -> Stack:
     attends = lambda flags: bool(flags) and flags[depth - 1]  # noqa: E731
@@ -213,7 +223,7 @@ def _check_settings(net: UNet1D) -> None:
     "out_channels": [net.out_channels], "base_width": [net.base_width],
     "kernel_size": [net.kernel_size], "heads": [net.heads], "patch": [net.patch],
     "groups": [net.groups], "strides": net.strides, "blocks": net.blocks,
-    "width_multipliers": net.width_multipliers,
+    "width_multipliers": net.width_multipliers, "pieces": [net.pieces or (net.pieces is None)],
   }  # fmt: skip
   for name, values in positive.items():
     if not values or any(value < 1 for value in values):
@@ -240,6 +250,12 @@ def _check_inputs(net: UNet1D, x, text, text_mask, text_keep, aligned, embedding
     raise UserError(
       f"the network's strides multiply to {net.stride}, which does not divide the signal's "
       f"{x.shape[1]} steps: pad it to a multiple"
+    )
+  shortest = x.shape[1] // net.stride / (net.pieces or 1)
+  if net.pieces not in (None, 1) and (shortest % 1 or shortest < net._reach):
+    raise UserError(
+      f"UNet1D.pieces is {net.pieces}, into which {x.shape[1]} steps do not divide at every depth: "
+      "leave it None"
     )
   if text is not None and not net.takes_text:
     raise UserError("the network has no cross-attention: leave out the text or turn it on")

@@ -25,7 +25,7 @@ class StepTime:
 
   @property
   def roof(self) -> float:
-    """The program is not faster, whatever the chip does at once."""
+    """What the multiplying and the counted traffic take at least, done at once."""
     return max(self.multiply, self.memory or 0.0)
 
   @property

@@ -188,12 +188,19 @@ class _Text:
     return min(part, _bytes(operand)) if name else _bytes(operand)
 
   def _written(self, inside: Sequence[_Instruction], result: str) -> float:
-    """All of the result, unless part of an operand is replaced in place."""
+    """All of the results, except those in which part of an operand is replaced in place."""
     made = {one.name: one for one in inside}
     root = next((one for one in inside if one.root), inside[-1])
-    while root.opcode == "bitcast" and root.operands[0] in made:
-      root = made[root.operands[0]]
-    if root.opcode != "dynamic-update-slice":
+    roots = [made.get(name) for name in root.operands] if root.opcode == "tuple" else [root]
+    types = [found[0] for found in _ARRAY.finditer(result)]
+    if len(types) != len(roots):
+      return _bytes(result)
+    return sum(self._one_written(one, of, made) for one, of in zip(roots, types, strict=True))
+
+  def _one_written(self, root: _Instruction | None, result: str, made: Mapping) -> float:
+    while root is not None and root.opcode == "bitcast":
+      root = made.get(root.operands[0])
+    if root is None or root.opcode != "dynamic-update-slice":
       return _bytes(result)
     update = _bytes(self._results.get(root.operands[1], ""), everywhere=True)
     return min(update, _bytes(result))

@@ -90,7 +90,7 @@ class LogicalRules:
     axes += [[] for _ in range(len(shape) - len(axes))]
     taken = {name for names in axes for name in names}
     local = list(sharding.shard_shape(shape))
-    for name in self.optimizer_axes:
+    for name in _as_tuple(self.optimizer_axes):
       parts = mesh.shape[name]
       fits = [d for d, length in enumerate(local) if length % parts == 0]
       if name in taken or parts == 1 or not fits:

@@ -144,17 +144,29 @@ SLICES = """\
   ROOT %q4 = f32[9,8,128]{2,1,0:T(8,128)} dynamic-update-slice(%q0, %q3, %q2)
 }
 
+%both (s0: f32[9,8,128], s1: f32[8,128], s2: s32[]) -> (f32[8,128], f32[9,8,128]) {
+  %s0 = f32[9,8,128]{2,1,0:T(8,128)} parameter(0)
+  %s1 = f32[8,128]{1,0:T(8,128)} parameter(1)
+  %s2 = s32[]{:T(128)} parameter(2)
+  %s3 = f32[8,128]{1,0:T(8,128)} negate(%s1)
+  %s4 = f32[1,8,128]{2,1,0:T(8,128)} bitcast(%s1)
+  %s5 = f32[9,8,128]{2,1,0:T(8,128)} dynamic-update-slice(%s0, %s4, %s2)
+  ROOT %s6 = (f32[8,128]{1,0:T(8,128)}, f32[9,8,128]{2,1,0:T(8,128)}) tuple(%s3, %s5)
+}
+
 ENTRY %main (a: f32[9,8,128], k: s32[]) -> f32[9,8,128] {
   %a = f32[9,8,128]{2,1,0:T(8,128)} parameter(0)
   %k = s32[]{:T(128)S(6)} parameter(1)
   %got = f32[8,128]{1,0:T(8,128)} fusion(%a, %k), kind=kLoop, calls=%part
   %sent = ((f32[9,8,128]{2,1,0:T(8,128)}), f32[1,8,128]{2,1,0:T(8,128)S(3)}) slice-start(%a)
   %near = f32[1,8,128]{2,1,0:T(8,128)S(3)} slice-done(%sent)
+  %two = (f32[8,128]{1,0}, f32[9,8,128]{2,1,0}) fusion(%a, %got, %k), kind=kLoop, calls=%both
   ROOT %done = f32[9,8,128]{2,1,0:T(8,128)} fusion(%a, %got, %k), kind=kLoop, calls=%put
 }
 """
 
 
 def test_slices_and_updates_in_place_move_what_they_touch() -> None:
-  # Read a slice, write it; read it again, write it in its place; send one to local memory.
-  assert _Text(SLICES).total()["bytes"] == 5 * SIGNAL
+  # Read a slice, write it; send one to local memory; read it, write its negative and itself in its
+  # place; read it again, write it in its place.
+  assert _Text(SLICES).total()["bytes"] == (2 + 1 + 3 + 2) * SIGNAL

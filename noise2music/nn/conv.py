@@ -100,10 +100,14 @@ def _conv_forward(x, kernel, padding):
 
 def _conv_backward(padding, saved, gradient):
   x, kernel = saved
-  low, high = padding
-  taps = kernel.shape[0]
-  turned = jnp.flip(kernel, axis=0).swapaxes(1, 2)
-  dx = _conv(gradient, turned, (taps - 1 - low, taps - 1 - high))
+  beyond = kernel.shape[0] - 1
+  dx = jax.lax.conv_general_dilated(
+    gradient,
+    jnp.flip(kernel.astype(x.dtype), axis=0),
+    (1,),
+    [tuple(beyond - pad for pad in padding)],
+    dimension_numbers=("NWC", "WOI", "NWC"),
+  )
   # The batch is summed over as channels are in the forward pass, time as taps are.
   dkernel = jax.lax.conv_general_dilated(
     x,
@@ -124,7 +128,8 @@ class Conv1D(nn.Module):
   """Convolution that keeps the length (zeros beyond the ends) of clips cut into `pieces`.
 
   What a piece lacks are the taps that reach into its neighbours: small convolutions of their edges,
-  added at its ends. (To put the edges on the signal first would copy it.)
+  added at its ends. (To put the edges on the signal first would copy it. And with all taps, more
+  than the edge has steps, XLA would exchange the two and turn the kernel around.)
   """
 
   channels: int
@@ -143,11 +148,11 @@ class Conv1D(nn.Module):
     y = _conv(x.whole.astype(self.dtype), kernel, (low, high))
     if self.pieces > 1 and low:
       left = before(x.tail[:, -low:], self.pieces).astype(self.dtype)
-      left = _conv(left, kernel, (0, self.kernel_size - 1))
+      left = _conv(left, kernel[:low], (0, low - 1))
       y = y + jnp.pad(left, ((0, 0), (0, y.shape[1] - low), (0, 0)))
     if self.pieces > 1 and high:
       right = after(x.head[:, :high], self.pieces).astype(self.dtype)
-      right = _conv(right, kernel, (self.kernel_size - 1, 0))
+      right = _conv(right, kernel[-high:], (high - 1, 0))
       y = y + jnp.pad(right, ((0, 0), (y.shape[1] - high, 0), (0, 0)))
     # Added in float32, so that its gradient is summed in it too.
     return (y.astype(jnp.float32) + bias).astype(self.dtype)

@@ -17,6 +17,7 @@ from noise2music.typing import Array, Pieces, Signal
 
 ROWS = 8  # that a TPU computes at once
 MOST_PIECES = 2 * ROWS
+SHORTEST = 64  # steps of a piece, below which what its edges cost is more than what it saves
 
 
 class Edged(NamedTuple):
@@ -63,26 +64,25 @@ def recut(x: Pieces, pieces: int, into: int) -> Array:
   return x if pieces == into else cut(join(x, pieces), into)
 
 
-def best_count(*, clips: int, length: int, shortest: int) -> int:
+def best_count(*, clips: int, length: int) -> int:
   """Into how many pieces the platform at hand wants a batch of clips to be cut.
 
   Args:
     clips: of all devices.
     length: of each.
-    shortest: length of a piece, which convolutions must not reach beyond.
   """
   if platform() != "tpu" or axes.shards(axes.TIME) > 1:
     return 1
-  return _fullest(rows=max(1, clips // axes.shards(axes.BATCH)), length=length, shortest=shortest)
+  return _fullest(rows=max(1, clips // axes.shards(axes.BATCH)), length=length)
 
 
-def _fullest(*, rows: int, length: int, shortest: int) -> int:
+def _fullest(*, rows: int, length: int) -> int:
   """The smallest number of pieces with which the least of a chip's rows are padding.
 
   rows: of a device.
   """
   fits = [
-    n for n in range(1, MOST_PIECES + 1) if length % n == 0 and (n == 1 or length // n >= shortest)
+    n for n in range(1, MOST_PIECES + 1) if length % n == 0 and (n == 1 or length // n >= SHORTEST)
   ]
   share = lambda n: rows * n / (-(-rows * n // ROWS) * ROWS)  # noqa: E731
   return max(fits, key=lambda n: (share(n), -n))

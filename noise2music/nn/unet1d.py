@@ -174,7 +174,7 @@ class UNet1D(nn.Module):
       return [self.pieces] * (len(self.strides) + 1)
     steps = x.shape[1] // self.patch
     lengths = itertools.accumulate(self.strides, operator.floordiv, initial=steps)
-    return [best_count(clips=len(x), length=n, shortest=self._reach) for n in lengths]
+    return [best_count(clips=len(x), length=n) for n in lengths]
 
   @property
   def _reach(self) -> int:

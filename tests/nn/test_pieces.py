@@ -91,26 +91,26 @@ def test_network_and_its_gradient_are_the_same_in_pieces(cutting, kernel_size, m
 @pytest.mark.parametrize(
   ("rows", "length", "count"),
   [
-    (8, 24, 1),  # eight rows lie as they are
-    (4, 24, 2),
-    (2, 24, 4),
-    (1, 24, 8),
-    (12, 24, 2),  # twelve would leave four of sixteen empty
-    (1, 300, 15),  # 16 and 8 do not divide: 15 of 16 rows
-    (1, 7, 1),  # too short to be cut
+    (8, 960, 1),  # eight rows lie as they are
+    (4, 960, 2),
+    (2, 960, 4),
+    (1, 960, 8),
+    (12, 960, 2),  # twelve would leave four of sixteen empty
+    (1, 1500, 15),  # 16 and 8 do not divide: 15 of 16 rows
+    (1, 100, 1),  # too short to be cut
   ],
 )
 def test_as_few_pieces_as_fill_the_rows(rows, length, count):
-  assert pieces._fullest(rows=rows, length=length, shortest=3) == count
+  assert pieces._fullest(rows=rows, length=length) == count
 
 
 def test_a_processor_is_given_whole_clips():
-  assert pieces.best_count(clips=1, length=96, shortest=3) == 1
+  assert pieces.best_count(clips=1, length=96) == 1
 
 
 def test_rows_are_counted_for_one_device(monkeypatch):
   monkeypatch.setattr(pieces, "platform", lambda: "tpu")
-  assert pieces.best_count(clips=16, length=9_600, shortest=3) == 1
+  assert pieces.best_count(clips=16, length=9_600) == 1
   monkeypatch.setattr(jax.sharding, "get_abstract_mesh", lambda: AbstractMesh((4, 2), DATA))
   with nn.logical_axis_rules(LogicalRules().pairs):
-    assert pieces.best_count(clips=16, length=9_600, shortest=3) == 4
+    assert pieces.best_count(clips=16, length=9_600) == 4

@@ -128,7 +128,11 @@ class Planner:
       state_bytes=_bytes_on_a_chip(state.items()),
       activation_bytes=kept / self.topology.chips / training.accumulation,
       remedy=lambda room: _remedy(training, room, _bytes_on_a_chip(state.items()), self.topology),
-      **_compiled(setup.lower() if compiling else None),
+      **_compiled(
+        setup.lower() if compiling else None,
+        "training step",
+        mend="work the batch through in parts (--gin.ACCUMULATION=2) or take more chips",
+      ),
     )
 
   def _sample(
@@ -160,7 +164,11 @@ class Planner:
       state_bytes=_bytes_on_a_chip(params),
       loops=steps,
       remedy=lambda room: "sample fewer clips at once, or shorter ones (--clip_seconds)",
-      **_compiled(lowered),
+      **_compiled(
+        lowered,
+        "sampler",
+        mend="sample fewer clips (--clips, 0 for none) or shorter ones (--clip_seconds)",
+      ),
     )
 
 
@@ -209,12 +217,21 @@ def _sample_request(objective, params, *, rows, whole, clips: int, seconds: floa
   return network, arguments
 
 
-def _compiled(lowered: Any) -> dict[str, Any]:
-  """What `plan_program` takes of a compiled program; nothing where there is none to compile."""
+def _compiled(lowered: Any, what: str, *, mend: str) -> dict[str, Any]:
+  """What `plan_program` takes of a compiled program; nothing where there is none to compile.
+
+  Raises UserError where the compiler finds no way to fit it into a chip's memory.
+  """
   if lowered is None:
     return {}
   began = time.monotonic()
-  compiled = lowered.compile()
+  try:
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    reason = str(error).splitlines()[0].partition("RESOURCE_EXHAUSTED: ")[2].rstrip(".")
+    raise UserError(f"the {what} does not fit ({reason}): {mend}") from error
   seconds = time.monotonic() - began
   return {"program": read_program(compiled), "compile_seconds": seconds}
 

@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
+
+from launch import planner
+from noise2music.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = "--gin_file=configs/runs/smoke/super_resolution.gin"
@@ -80,3 +84,12 @@ def test_mistakes_are_one_sentence(arguments: list[str], message: str) -> None:
   assert result.returncode == 2
   assert message in result.stderr
   assert result.stderr.count("\n") == 1
+
+
+def test_a_program_that_the_compiler_cannot_fit_is_one_sentence() -> None:
+  class Lowered:
+    def compile(self):
+      raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory on HBM.\nmore")
+
+  with pytest.raises(UserError, match=r"the sampler does not fit \(Ran out .* HBM\): take less"):
+    planner._compiled(Lowered(), "sampler", mend="take less")

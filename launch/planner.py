@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from noise2music.batch import BatchSpec
 from noise2music.checkpoints.leaves import named_leaves
 from noise2music.errors import UserError
 from noise2music.nn.stacking import Auto
+from noise2music.planning.chips import GIB
 from noise2music.planning.estimate import Fit
 from noise2music.planning.plan import Plan, ProgramPlan, plan_program
 from noise2music.planning.program import read_program
@@ -26,6 +28,9 @@ from noise2music.stages.generate import lower_sample, sample
 from noise2music.stages.objective import DenoisingObjective
 from noise2music.training.loop import Training
 from noise2music.training.setup import Setup, check_batch, prepare
+
+# In the words of the TPU compiler, when it finds no way to fit a program.
+_NEEDED = re.compile(r"RESOURCE_EXHAUSTED.*(?:HLO temporaries \(|Used )([\d.]+)G")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,11 +133,7 @@ class Planner:
       state_bytes=_bytes_on_a_chip(state.items()),
       activation_bytes=kept / self.topology.chips / training.accumulation,
       remedy=lambda room: _remedy(training, room, _bytes_on_a_chip(state.items()), self.topology),
-      **_compiled(
-        setup.lower() if compiling else None,
-        "training step",
-        mend="work the batch through in parts (--gin.ACCUMULATION=2) or take more chips",
-      ),
+      **_compiled(setup.lower() if compiling else None),
     )
 
   def _sample(
@@ -164,11 +165,7 @@ class Planner:
       state_bytes=_bytes_on_a_chip(params),
       loops=steps,
       remedy=lambda room: "sample fewer clips at once, or shorter ones (--clip_seconds)",
-      **_compiled(
-        lowered,
-        "sampler",
-        mend="sample fewer clips (--clips, 0 for none) or shorter ones (--clip_seconds)",
-      ),
+      **_compiled(lowered),
     )
 
 
@@ -217,10 +214,9 @@ def _sample_request(objective, params, *, rows, whole, clips: int, seconds: floa
   return network, arguments
 
 
-def _compiled(lowered: Any, what: str, *, mend: str) -> dict[str, Any]:
-  """What `plan_program` takes of a compiled program; nothing where there is none to compile.
-
-  Raises UserError where the compiler finds no way to fit it into a chip's memory.
+def _compiled(lowered: Any) -> dict[str, Any]:
+  """What `plan_program` takes of a compiled program, or of one for which a chip has too little
+  memory; nothing where there is none to compile.
   """
   if lowered is None:
     return {}
@@ -228,10 +224,10 @@ def _compiled(lowered: Any, what: str, *, mend: str) -> dict[str, Any]:
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" not in str(error):
+    needed = _NEEDED.search(str(error))
+    if needed is None:
       raise
-    reason = str(error).splitlines()[0].partition("RESOURCE_EXHAUSTED: ")[2].rstrip(".")
-    raise UserError(f"the {what} does not fit ({reason}): {mend}") from error
+    return {"needed_bytes": float(needed[1]) * GIB}
   seconds = time.monotonic() - began
   return {"program": read_program(compiled), "compile_seconds": seconds}
 

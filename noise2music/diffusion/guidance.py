@@ -1,11 +1,12 @@
 """Guidance and clipping: functions that take noise predictions and return one."""
 
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Num
+from jaxtyping import Num, Shaped
 
 from noise2music.diffusion import gaussian
 from noise2music.typing import Array, EpsFn, Level, NoiseSchedule, Signal
@@ -13,21 +14,23 @@ from noise2music.typing import Array, EpsFn, Level, NoiseSchedule, Signal
 Scale: TypeAlias = float | Num[Array, ""]  # w; it may be traced
 
 
-def combine(cond: Signal, uncond: Signal, *, scale: Scale) -> Signal:
-  """w cond + (1 - w) uncond, for callers that run both halves as one batch."""
-  return scale * cond + (1 - scale) * uncond
+def paired(
+  first: Shaped[Array, "batch *_"], second: Shaped[Array, "batch *_"]
+) -> Shaped[Array, "rows *_"]:
+  """The rows of both in turn, so that a clip's two rows stay on one device: [2 batch, ...]."""
+  return jnp.stack([first, second], axis=1).reshape(-1, *first.shape[1:])
 
 
-def guide(cond: EpsFn, uncond: EpsFn, *, scale: Scale) -> EpsFn:
+def guide(eps_fn: EpsFn, *, scale: Scale) -> EpsFn:
   """Classifier-free guidance: eps = w eps(x, c) + (1 - w) eps(x, none) (Ho and Salimans, 2022).
 
-  scale: w. 1 is the conditional prediction alone, and the other network is then not run.
+  eps_fn: takes each clip twice, `paired`, and predicts it with its condition and then without:
+  one call, which reads the weights of its network once. scale: w.
   """
-  if isinstance(scale, int | float) and scale == 1:
-    return cond
 
   def guided(x_t: Signal, t: Level) -> Signal:
-    return combine(cond(x_t, t), uncond(x_t, t), scale=scale)
+    both = eps_fn(paired(x_t, x_t), paired(t, t)).reshape(len(x_t), 2, *x_t.shape[1:])
+    return scale * both[:, 0] + (1 - scale) * both[:, 1]
 
   return guided
 
@@ -70,21 +73,24 @@ def percentile_of_size(x: Signal, percentile: float) -> Level:
   found bit by bit, the highest first, each by one count of what lies below: 31 passes, where a sort
   of a clip takes as long as the network on a CPU.
   """
-  bits = jax.lax.bitcast_convert_type(jnp.abs(x).reshape(len(x), -1), jnp.int32)
-  count = bits.shape[1]
+  bits = jax.lax.bitcast_convert_type(jnp.abs(x), jnp.int32)
+  count = math.prod(x.shape[1:])
+  # A TPU counts in tiles of 8 by 128, of which one long row would fill an eighth.
+  bits = bits.reshape(len(x), -1, math.gcd(count, 128))
   position = (count - 1) * percentile / 100
   rank = int(position)
 
   def with_bit(index: jax.Array, found: jax.Array) -> jax.Array:
     larger = found | (1 << (30 - index))
-    return jnp.where(jnp.sum(bits < larger, axis=1, keepdims=True) <= rank, larger, found)
+    return jnp.where(jnp.sum(bits < larger, axis=(1, 2), keepdims=True) <= rank, larger, found)
 
-  found = jax.lax.fori_loop(0, 31, with_bit, jnp.zeros((len(x), 1), jnp.int32))
-  value = lambda b: jax.lax.bitcast_convert_type(b[:, 0], jnp.float32)  # noqa: E731
+  found = jax.lax.fori_loop(0, 31, with_bit, jnp.zeros((len(x), 1, 1), jnp.int32))
+  value = lambda b: jax.lax.bitcast_convert_type(b[:, 0, 0], jnp.float32)  # noqa: E731
   if rank == position:
     return value(found)
-  above = jnp.min(jnp.where(bits > found, bits, jnp.iinfo(jnp.int32).max), axis=1, keepdims=True)
-  again = jnp.sum(bits <= found, axis=1, keepdims=True) > rank + 1  # equal values share ranks
+  above = jnp.where(bits > found, bits, jnp.iinfo(jnp.int32).max)
+  above = jnp.min(above, axis=(1, 2), keepdims=True)
+  again = jnp.sum(bits <= found, axis=(1, 2), keepdims=True) > rank + 1  # equal values share ranks
   low, high = value(found), value(jnp.where(again, found, above))
   return low + (position - rank) * (high - low)
 

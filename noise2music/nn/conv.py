@@ -20,9 +20,9 @@ from jaxtyping import Float
 
 from noise2music.nn import axes
 from noise2music.nn.axes import CHANNELS, CHANNELS_IN, CHANNELS_OUT, TAPS, Initializer, named
-from noise2music.nn.pieces import Edged, after, before, reach
+from noise2music.nn.pieces import Edged, after, before, cut, join, reach
 from noise2music.nn.platform import platform
-from noise2music.typing import Array, OtherSignal, Signal
+from noise2music.typing import Array, OtherSignal, Pieces, Signal
 
 
 def fold(x: Signal, factor: int) -> OtherSignal:
@@ -38,9 +38,17 @@ def unfold(x: Signal, factor: int) -> OtherSignal:
 
 
 def promote(x: Array, kernel: Array, bias: Array | None, *, dtype: DTypeLike, **kwargs):
-  """In place of flax's `promote_dtype`: all but the kernel become `dtype`."""
+  """In place of flax's `promote_dtype`: all but the kernel become `dtype`.
+
+  So do the biases of dense layers, whose gradients are then summed in `dtype`.
+  """
   del kwargs
   return x.astype(dtype), kernel, None if bias is None else bias.astype(dtype)
+
+
+def product(x: Signal, kernel: Float[Array, "channels _"]) -> OtherSignal:
+  """[batch, time, c] by [c, out] -> [batch, time, out], as dense layers compute it."""
+  return dot_general(x, kernel, (((2,), (0,)), ((), ())))
 
 
 def dot_general(x: Array, kernel: Array, dimensions, precision=None, **kwargs) -> jax.Array:
@@ -141,9 +149,7 @@ class Conv1D(nn.Module):
   @nn.compact
   def __call__(self, x: Signal | Edged) -> Float[Array, "batch time channels_out"]:
     x = x if isinstance(x, Edged) else Edged(x, x, x)
-    shape = (self.kernel_size, x.whole.shape[-1], self.channels)
-    kernel = self.param("kernel", named(self.kernel_init, TAPS, CHANNELS_IN, CHANNELS_OUT), shape)
-    bias = self.param("bias", named(axes.zeros_init, CHANNELS), shape[-1:])
+    kernel, bias = self._parameters(x.whole)
     low, high = reach(self.kernel_size)
     y = _conv(x.whole.astype(self.dtype), kernel, (low, high))
     if self.pieces > 1 and low:
@@ -154,8 +160,51 @@ class Conv1D(nn.Module):
       right = after(x.head[:, :high], self.pieces).astype(self.dtype)
       right = _conv(right, kernel[-high:], (high - 1, 0))
       y = y + jnp.pad(right, ((0, 0), (y.shape[1] - high, 0), (0, 0)))
-    # Added in float32, so that its gradient is summed in it too.
+    return self._with_bias(y, bias)
+
+  def _parameters(self, x: Signal) -> tuple[Float[Array, "taps _ _"], Float[Array, "_"]]:
+    shape = (self.kernel_size, x.shape[-1], self.channels)
+    kernel = self.param("kernel", named(self.kernel_init, TAPS, CHANNELS_IN, CHANNELS_OUT), shape)
+    return kernel, self.param("bias", named(axes.zeros_init, CHANNELS), shape[-1:])
+
+  def _with_bias(self, y: Array, bias: Array) -> Array:
+    """Added in float32, so that its gradient is summed in it too."""
     return (y.astype(jnp.float32) + bias).astype(self.dtype)
+
+
+class EntryConv1D(Conv1D):
+  """From few channels of whole clips to many channels of their pieces, which it cuts.
+
+  The taps are laid side by side as channels of one product, while the signal is narrow: a product
+  of few channels takes as long as one of many, and pieces lack nothing.
+  """
+
+  @nn.compact
+  def __call__(self, x: OtherSignal) -> Pieces:
+    kernel, bias = self._parameters(x)
+    low, high = reach(self.kernel_size)
+    padded = jnp.pad(x.astype(self.dtype), ((0, 0), (low, high), (0, 0)))
+    taps = [padded[:, tap : tap + x.shape[1]] for tap in range(self.kernel_size)]
+    y = cut(jnp.concatenate(taps, axis=-1), self.pieces)
+    return self._with_bias(product(y, kernel.reshape(-1, self.channels)), bias)
+
+
+class ExitConv1D(Conv1D):
+  """From many channels of pieces to few channels of whole clips: `EntryConv1D` turned around.
+
+  One product gives what each step adds to its neighbours; these narrow parts are summed.
+  """
+
+  @nn.compact
+  def __call__(self, x: Pieces) -> OtherSignal:
+    kernel, bias = self._parameters(x)
+    wide = jnp.swapaxes(kernel, 0, 1).reshape(x.shape[-1], -1)
+    parts = join(product(x.astype(self.dtype), wide), self.pieces)
+    low, high = reach(self.kernel_size)
+    parts = jnp.split(jnp.pad(parts, ((0, 0), (low, high), (0, 0))), self.kernel_size, axis=-1)
+    steps = parts[0].shape[1] - low - high
+    y = sum(part[:, tap : tap + steps] for tap, part in enumerate(parts))
+    return self._with_bias(y, bias)
 
 
 def dense(

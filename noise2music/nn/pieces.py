@@ -17,7 +17,9 @@ from noise2music.typing import Array, Pieces, Signal
 
 ROWS = 8  # that a TPU computes at once
 MOST_PIECES = 2 * ROWS
-SHORTEST = 64  # steps of a piece, below which what its edges cost is more than what it saves
+# Below these, what the edges of pieces cost is more than what cutting saves.
+SHORTEST = 256  # steps of a piece
+LEAST_SHARE = 0.75  # of the rows, which are then not padding
 
 
 class Edged(NamedTuple):
@@ -77,7 +79,8 @@ def best_count(*, clips: int, length: int) -> int:
 
 
 def _fullest(*, rows: int, length: int) -> int:
-  """The smallest number of pieces with which the least of a chip's rows are padding.
+  """The smallest number of pieces with which the least of a chip's rows are padding; 1 where too
+  many would be.
 
   rows: of a device.
   """
@@ -85,4 +88,5 @@ def _fullest(*, rows: int, length: int) -> int:
     n for n in range(1, MOST_PIECES + 1) if length % n == 0 and (n == 1 or length // n >= SHORTEST)
   ]
   share = lambda n: rows * n / (-(-rows * n // ROWS) * ROWS)  # noqa: E731
-  return max(fits, key=lambda n: (share(n), -n))
+  best = max(fits, key=lambda n: (share(n), -n))
+  return best if share(best) >= LEAST_SHARE else 1

@@ -16,6 +16,7 @@ import operator
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float
@@ -23,14 +24,15 @@ from jaxtyping import Bool, Float
 from noise2music.errors import UserError
 from noise2music.nn import axes, conv
 from noise2music.nn.blocks import Block, BlockInputs, FullyConnected, Residual, TextInput
-from noise2music.nn.conv import Conv1D, dense, downsample, upsample
+from noise2music.nn.conv import EntryConv1D, ExitConv1D, dense, downsample, upsample
 from noise2music.nn.embeddings import TimeEmbedding
 from noise2music.nn.norms import GroupNormSwish
-from noise2music.nn.pieces import best_count, cut, join, reach, recut
+from noise2music.nn.pieces import best_count, cut, recut
 from noise2music.nn.stacking import Auto, Stack, Stacking
-from noise2music.typing import Array, Level, Mask, Signal, TextEmbedding
+from noise2music.typing import Array, Level, Mask, PyTree, Signal, TextEmbedding
 
 EDGE_KERNEL = 3  # of the entry and the exit convolution
+IN_FLOAT32 = {"time_embedding", "embedding_entry", "combine", "exit"}  # layers, whatever the dtype
 
 
 class UNet1D(nn.Module):
@@ -92,6 +94,20 @@ class UNet1D(nn.Module):
     """The input's length must be a multiple of it; an aligned sequence is so much shorter."""
     return self.patch * math.prod(self.strides)
 
+  def rounded(self, params: PyTree) -> PyTree:
+    """The parameters, those kernels in `dtype` that are rounded to it where they multiply.
+
+    For a sampler, which would else read them at their full length and round them at every step.
+    What the network computes is the same, bit for bit.
+    """
+
+    def one(path: tuple, leaf: Array) -> Array:
+      names = {entry.key for entry in path}
+      rounds = "kernel" in names and not names & IN_FLOAT32
+      return leaf.astype(self.dtype) if rounds else leaf
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
   @property
   def takes_text(self) -> bool:
     """Whether any depth has cross-attention."""
@@ -133,9 +149,9 @@ class UNet1D(nn.Module):
     inputs = BlockInputs(level, self._text_input(x, text, text_mask, text_keep))
 
     pieces = self._pieces(x)
-    x = conv.fold(cut(x.astype(self.dtype), pieces[0]), self.patch)
-    entry = Conv1D(self.base_width, EDGE_KERNEL, dtype=self.dtype, pieces=pieces[0], name="entry")
-    x = entry(x)
+    x = EntryConv1D(self.base_width, EDGE_KERNEL, dtype=self.dtype, pieces=pieces[0], name="entry")(
+      conv.fold(x, self.patch)
+    )
     widths = [self.base_width * multiplier for multiplier in self.width_multipliers]
     skips = []
     for depth, (width, stride) in enumerate(zip(widths, self.strides, strict=True), start=1):
@@ -152,21 +168,15 @@ class UNet1D(nn.Module):
       stride = self.strides[depth - 1]
       x = upsample(x, channels=skip.shape[-1], stride=stride, dtype=self.dtype, name=f"up_{depth}")
       x = recut(x, pieces[depth], into=pieces[depth - 1]) + skip
-    x = GroupNormSwish(
-      groups=self.groups,
-      dtype=self.dtype,
-      pieces=pieces[0],
-      edge=max(reach(EDGE_KERNEL)),
-      name="exit_norm",
-    )(x)
-    x = Conv1D(
+    norm = GroupNormSwish(groups=self.groups, dtype=self.dtype, pieces=pieces[0], name="exit_norm")
+    exit = ExitConv1D(
       self.out_channels * self.patch,
       EDGE_KERNEL,
       kernel_init=axes.zeros_init,
       pieces=pieces[0],
       name="exit",
-    )(x)
-    return join(conv.unfold(x, self.patch), pieces[0])
+    )
+    return conv.unfold(exit(norm(x)), self.patch)
 
   def _pieces(self, x: Signal) -> list[int]:
     """Of the entry and each depth."""
@@ -175,10 +185,6 @@ class UNet1D(nn.Module):
     steps = x.shape[1] // self.patch
     lengths = itertools.accumulate(self.strides, operator.floordiv, initial=steps)
     return [best_count(clips=len(x), length=n) for n in lengths]
-
-  @property
-  def _reach(self) -> int:
-    return max(reach(max(self.kernel_size, EDGE_KERNEL)))
 
   def _stack(self, depth: int, pieces: int, *, name: str) -> Stack:
     attends = lambda flags: bool(flags) and flags[depth - 1]  # noqa: E731
@@ -223,7 +229,8 @@ def _check_settings(net: UNet1D) -> None:
     "out_channels": [net.out_channels], "base_width": [net.base_width],
     "kernel_size": [net.kernel_size], "heads": [net.heads], "patch": [net.patch],
     "groups": [net.groups], "strides": net.strides, "blocks": net.blocks,
-    "width_multipliers": net.width_multipliers, "pieces": [net.pieces or (net.pieces is None)],
+    "width_multipliers": net.width_multipliers,
+    "pieces": [1 if net.pieces is None else net.pieces],
   }  # fmt: skip
   for name, values in positive.items():
     if not values or any(value < 1 for value in values):

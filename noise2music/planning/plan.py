@@ -75,6 +75,7 @@ class Plan:
     for name, part in {"train": self.train, "sample": self.sample}.items():
       if part is not None:
         out[name]["seconds"] = part.time.range if part.time else None
+        out[name]["roof_seconds"] = part.time.roof if part.time else None
     return out
 
 
@@ -88,15 +89,19 @@ def plan_program(
   activation_bytes: float | None = None,
   program: ProgramCost | None = None,
   compile_seconds: float | None = None,
+  needed_bytes: float | None = None,
   loops: int = 1,
   remedy: Callable[[Fit], str],
 ) -> ProgramPlan:
-  """flops: of one step. loops: steps in the program. remedy: what to change if it does not fit."""
+  """flops: of one step. needed_bytes: of a chip's memory, where the compiler found no program that
+  takes less than there are. loops: steps in the program. remedy: what to change if it does not fit.
+  """
   time = None
   advice = []
   if chip is not None:
     time = step_time(chip, flops_per_chip=flops / chips, program=program, loops=loops)
-    need = program.peak_bytes if program else state_bytes + (activation_bytes or 0.0)
+    counted = state_bytes + (activation_bytes or 0.0)
+    need = program.peak_bytes if program else needed_bytes or counted
     room = fit(chip, need)
     of = f"{need / GIB:.1f} of {room.capacity_bytes / GIB:.1f} GiB a chip"
     fits = "fits" if program else "may fit, by state and activations alone"

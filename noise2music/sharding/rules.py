@@ -29,9 +29,9 @@ class LogicalRules:
   (a bias of one channel cannot be split).
 
   optimizer_axes: mesh axes along which Adam's moments and the average are split besides (ZeRO-1):
-  every device updates its part of the parameters, which are whole again for the next step. It moves
-  as many bytes between devices as adding up the gradients alone, and saves each of them the memory
-  and the time of updating everything.
+  every device updates its part of the parameters, which are gathered for the next step. That saves
+  each of them the memory and the time of updating everything, for one more passage of the
+  parameters over the links.
   """
 
   pairs: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (

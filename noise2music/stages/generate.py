@@ -82,6 +82,7 @@ def _checked(
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _sample(stage, steps, sampling, network_params, keys, scale, text, negative_text, signals):
+  network_params = stage.network.rounded(network_params)
   padded = padded_length(steps, stage.network.stride)
   signals = {
     name: align_signal(
@@ -99,13 +100,14 @@ def _sample(stage, steps, sampling, network_params, keys, scale, text, negative_
     """Step -1 is the start; the sampler's own steps count from 0."""
     return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, step + 1), shape))(keys)
 
-  eps_fn = denoiser(stage, network_params, text=text, signals=signals)
-  if sampling.guidance_scale != 1:
-    hidden = negative_text
-    if hidden is None:
-      hidden = Text(embedding=text.embedding, mask=text.mask, keep=jnp.zeros_like(text.keep))
-    away = denoiser(stage, network_params, text=hidden, signals=signals)
-    eps_fn = guidance.guide(eps_fn, away, scale=scale)
+  if sampling.guidance_scale == 1:
+    eps_fn = denoiser(stage, network_params, text=text, signals=signals)
+  else:
+    away = negative_text or dataclasses.replace(text, keep=jnp.zeros_like(text.keep))
+    text = jax.tree.map(guidance.paired, text, away)
+    twice = {name: guidance.paired(signal, signal) for name, signal in signals.items()}
+    eps_fn = denoiser(stage, network_params, text=text, signals=twice)
+    eps_fn = guidance.guide(eps_fn, scale=scale)
   if sampling.keep_low_band:
     eps_fn = _keeping_low_band(eps_fn, stage, signals[stage.low_band])
   if sampling.clip_percentile is not None:

@@ -11,7 +11,8 @@ import jax
 import pytest
 
 from launch import planner
-from noise2music.errors import UserError
+from noise2music.planning.chips import CHIPS
+from noise2music.planning.plan import plan_program
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = "--gin_file=configs/runs/smoke/super_resolution.gin"
@@ -86,10 +87,39 @@ def test_mistakes_are_one_sentence(arguments: list[str], message: str) -> None:
   assert result.stderr.count("\n") == 1
 
 
-def test_a_program_that_the_compiler_cannot_fit_is_one_sentence() -> None:
+@pytest.mark.parametrize(
+  ("words", "gib"),
+  [
+    ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries"
+     " (44.18G) exceeds available HBM (30.75G).", 44.18),
+    ("RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm."
+     " Used 33.50G of 15.75G hbm.", 33.5),
+  ],
+)  # fmt: skip
+def test_a_program_that_the_compiler_cannot_fit_is_planned_with_what_it_needs(words, gib) -> None:
   class Lowered:
     def compile(self):
-      raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory on HBM.\nmore")
+      raise jax.errors.JaxRuntimeError(words)
 
-  with pytest.raises(UserError, match=r"the sampler does not fit \(Ran out .* HBM\): take less"):
-    planner._compiled(Lowered(), "sampler", mend="take less")
+  found = planner._compiled(Lowered())
+  assert found == {"needed_bytes": gib * 2**30}
+  plan = plan_program(
+    chip=CHIPS["v4"],
+    chips=4,
+    clips=4,
+    flops=1e12,
+    state_bytes=1.0,
+    remedy=lambda _: "take less",
+    **found,
+  )
+  assert plan.program is None
+  assert plan.advice == (f"does not fit: {gib:.1f} of 31.5 GiB a chip: take less",)
+
+
+def test_other_failures_of_the_compiler_are_not_hidden() -> None:
+  class Lowered:
+    def compile(self):
+      raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+  with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+    planner._compiled(Lowered())

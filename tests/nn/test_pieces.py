@@ -81,6 +81,7 @@ def test_network_and_its_gradient_are_the_same_in_pieces(cutting, kernel_size, m
   run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)), static_argnums=2)
   whole, cut = run(params, x, 1), run(params, x, None if isinstance(cutting, tuple) else cutting)
   scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(whole))
+  assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(whole))
 
   def near(a, b):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max() + 1e-6 * scale)
@@ -91,12 +92,13 @@ def test_network_and_its_gradient_are_the_same_in_pieces(cutting, kernel_size, m
 @pytest.mark.parametrize(
   ("rows", "length", "count"),
   [
-    (8, 960, 1),  # eight rows lie as they are
-    (4, 960, 2),
-    (2, 960, 4),
-    (1, 960, 8),
-    (12, 960, 2),  # twelve would leave four of sixteen empty
-    (1, 1500, 15),  # 16 and 8 do not divide: 15 of 16 rows
+    (8, 4800, 1),  # eight rows lie as they are
+    (4, 4800, 2),
+    (2, 4800, 4),
+    (1, 4800, 8),
+    (12, 4800, 2),  # twelve would leave four of sixteen empty
+    (1, 4500, 15),  # 16 and 8 do not divide: 15 of 16 rows
+    (2, 736, 1),  # pieces long enough would fill half of the rows
     (1, 100, 1),  # too short to be cut
   ],
 )

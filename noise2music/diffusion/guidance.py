@@ -12,6 +12,8 @@ from noise2music.diffusion import gaussian
 from noise2music.typing import Array, EpsFn, Level, NoiseSchedule, Signal
 
 Scale: TypeAlias = float | Num[Array, ""]  # w; it may be traced
+# (x_t, t) -> (eps with the condition, eps without)
+BothEpsFn: TypeAlias = Callable[[Signal, Level], tuple[Signal, Signal]]
 
 
 def paired(
@@ -21,16 +23,30 @@ def paired(
   return jnp.stack([first, second], axis=1).reshape(-1, *first.shape[1:])
 
 
-def guide(eps_fn: EpsFn, *, scale: Scale) -> EpsFn:
+def in_one(eps_fn: EpsFn) -> BothEpsFn:
+  """eps_fn: takes each clip twice, `paired`, and predicts it with the condition, then without."""
+
+  def both(x_t: Signal, t: Level) -> tuple[Signal, Signal]:
+    eps = eps_fn(paired(x_t, x_t), paired(t, t)).reshape(len(x_t), 2, *x_t.shape[1:])
+    return eps[:, 0], eps[:, 1]
+
+  return both
+
+
+def in_turn(cond: EpsFn, uncond: EpsFn) -> BothEpsFn:
+  """From one function for each."""
+  return lambda x_t, t: (cond(x_t, t), uncond(x_t, t))
+
+
+def guide(both: BothEpsFn, *, scale: Scale) -> EpsFn:
   """Classifier-free guidance: eps = w eps(x, c) + (1 - w) eps(x, none) (Ho and Salimans, 2022).
 
-  eps_fn: takes each clip twice, `paired`, and predicts it with its condition and then without:
-  one call, which reads the weights of its network once. scale: w.
+  scale: w.
   """
 
   def guided(x_t: Signal, t: Level) -> Signal:
-    both = eps_fn(paired(x_t, x_t), paired(t, t)).reshape(len(x_t), 2, *x_t.shape[1:])
-    return scale * both[:, 0] + (1 - scale) * both[:, 1]
+    cond, uncond = both(x_t, t)
+    return scale * cond + (1 - scale) * uncond
 
   return guided
 

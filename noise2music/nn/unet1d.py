@@ -27,7 +27,7 @@ from noise2music.nn.blocks import Block, BlockInputs, FullyConnected, Residual, 
 from noise2music.nn.conv import EntryConv1D, ExitConv1D, dense, downsample, upsample
 from noise2music.nn.embeddings import TimeEmbedding
 from noise2music.nn.norms import GroupNormSwish
-from noise2music.nn.pieces import best_count, cut, recut
+from noise2music.nn.pieces import best_count, cut, reach, recut
 from noise2music.nn.stacking import Auto, Stack, Stacking
 from noise2music.typing import Array, Level, Mask, PyTree, Signal, TextEmbedding
 
@@ -259,7 +259,7 @@ def _check_inputs(net: UNet1D, x, text, text_mask, text_keep, aligned, embedding
       f"{x.shape[1]} steps: pad it to a multiple"
     )
   shortest = x.shape[1] // net.stride / (net.pieces or 1)
-  if net.pieces not in (None, 1) and (shortest % 1 or shortest < net._reach):
+  if net.pieces not in (None, 1) and (shortest % 1 or shortest < max(reach(net.kernel_size))):
     raise UserError(
       f"UNet1D.pieces is {net.pieces}, into which {x.shape[1]} steps do not divide at every depth: "
       "leave it None"

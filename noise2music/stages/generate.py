@@ -104,10 +104,14 @@ def _sample(stage, steps, sampling, network_params, keys, scale, text, negative_
     eps_fn = denoiser(stage, network_params, text=text, signals=signals)
   else:
     away = negative_text or dataclasses.replace(text, keep=jnp.zeros_like(text.keep))
-    text = jax.tree.map(guidance.paired, text, away)
-    twice = {name: guidance.paired(signal, signal) for name, signal in signals.items()}
-    eps_fn = denoiser(stage, network_params, text=text, signals=twice)
-    eps_fn = guidance.guide(eps_fn, scale=scale)
+    predict = functools.partial(denoiser, stage, network_params)
+    if _weights_prevail(network_params, stage, steps=padded):
+      texts = jax.tree.map(guidance.paired, text, away)
+      twice = {name: guidance.paired(signal, signal) for name, signal in signals.items()}
+      both = guidance.in_one(predict(text=texts, signals=twice))
+    else:
+      both = guidance.in_turn(*(predict(text=each, signals=signals) for each in (text, away)))
+    eps_fn = guidance.guide(both, scale=scale)
   if sampling.keep_low_band:
     eps_fn = _keeping_low_band(eps_fn, stage, signals[stage.low_band])
   if sampling.clip_percentile is not None:
@@ -125,6 +129,19 @@ def _sample(stage, steps, sampling, network_params, keys, scale, text, negative_
     noise_fn=noise_fn,
   )
   return x[:, :steps]
+
+
+def _weights_prevail(network_params: n2m.PyTree, stage: Stage, *, steps: int) -> bool:
+  """Whether a network reads far more for its weights than for the signals of a clip.
+
+  Then guidance saves by reading the weights once for both of its predictions: on a TPU v4, by the
+  compiler's estimate, 38 % and 21 % of a step of the paper's generators. Where signals weigh more,
+  as in its cascader, two at once leave the fast memory that one fits into: 10 % slower there, a
+  fifth to a third on a CPU.
+  """
+  network = stage.network
+  weights = sum(leaf.size for leaf in jax.tree.leaves(network_params))
+  return weights > 8 * (steps // network.patch) * network.base_width
 
 
 def _keeping_low_band(eps_fn: n2m.EpsFn, stage: Stage, low: n2m.Signal) -> n2m.EpsFn:

@@ -16,8 +16,10 @@ def test_guide_by_hand():
     np.testing.assert_allclose(t, [0.3, 0.3, 0.6, 0.6])
     return condition * 2 * x + (1 - condition)
 
-  eps = guidance.guide(with_and_without, scale=5.0)(X_T, T)
-  np.testing.assert_allclose(eps, 5 * 2 * X_T - 4, rtol=1e-5, atol=1e-5)
+  turns = guidance.in_turn(lambda x, t: 2 * x, lambda x, t: 0 * x + 1)
+  for both in (guidance.in_one(with_and_without), turns):
+    eps = guidance.guide(both, scale=5.0)(X_T, T)
+    np.testing.assert_allclose(eps, 5 * 2 * X_T - 4, rtol=1e-5, atol=1e-5)
 
 
 def exact(x, schedule):

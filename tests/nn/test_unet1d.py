@@ -190,6 +190,17 @@ def test_every_dimension_of_every_parameter_has_a_logical_name():
     assert len(set(leaf.names)) == len(leaf.names), "each axis can be sharded alone"
 
 
+def test_weights_rounded_ahead_change_no_bit_and_halve_what_is_read(variables):
+  net = NET.clone(dtype=jnp.bfloat16)
+  ahead = {"params": net.rounded(variables["params"])}
+  np.testing.assert_array_equal(
+    _run(ahead, net=net, text=TEXT), _run(variables, net=net, text=TEXT)
+  )
+  count = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))  # noqa: E731
+  blocks = {name: leaf for name, leaf in variables["params"].items() if "blocks" in name}
+  assert count({name: ahead["params"][name] for name in blocks}) < 0.65 * count(blocks)
+
+
 def test_bfloat16_stays_near_float32_with_float32_parameters_and_output(variables):
   net = dataclasses.replace(NET, dtype=jnp.bfloat16)
   shapes = jax.eval_shape(net.init, KEY, X, T, text=TEXT, **INPUTS)

@@ -157,6 +157,20 @@ def test_section_4_1_the_training(built: tuple[Row, Training]) -> None:
   assert conditioner is None or not conditioner.trainable
 
 
+def test_snippets_are_easy_to_transform(built: tuple[Row, Training]) -> None:
+  """Whole numbers of samples, with small prime factors, at each rate that the FFT goes between."""
+  _, training = built
+  stage = training.objective.stage
+  representations = [stage.target, *(condition.source for condition in stage.signals.values())]
+  for rate in {each.rate_hz for each in representations}:
+    samples = round(stage.train_seconds * rate)
+    assert samples == pytest.approx(stage.train_seconds * rate, abs=1e-6)
+    for prime in (2, 3, 5, 7, 11, 13, 17, 19, 23):
+      while samples % prime == 0:
+        samples //= prime
+    assert samples == 1
+
+
 @pytest.mark.slow  # traces the full size ten times
 @pytest.mark.parametrize("seconds", [29.44, 30.0])
 def test_clips_of_both_lengths_come_out_as_long_as_asked(

@@ -102,7 +102,7 @@ class UNet1D(nn.Module):
     """
 
     def one(path: tuple, leaf: Array) -> Array:
-      names = {entry.key for entry in path}
+      names = set(jax.tree_util.keystr(path, simple=True, separator="/").split("/"))
       rounds = "kernel" in names and not names & IN_FLOAT32
       return leaf.astype(self.dtype) if rounds else leaf
 

@@ -1,6 +1,6 @@
 """What the demo's cascade gives by the noise that its sampling starts from, and by its guidance.
 
-  python benchmarks/demo_sampling.py --model runs/demo
+  python -m benchmarks.demo_sampling --model runs/demo
 
 One row a setting: distance to real clips, agreement with the prompt, and the bed of noise, which is
 the tenth percentile over time of the level of each mel band, averaged over bands and clips. --seed

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -32,13 +33,7 @@ from noise2music.stages.text_conditioner import TextConditioner
 from noise2music.training import Training
 from noise2music.typing import PyTree
 
-STAGES = (
-  "spectrogram_generator",
-  "spectrogram_vocoder",
-  "waveform_generator",
-  "waveform_cascader",
-  "super_resolution",
-)
+STAGES = sorted(path.stem for path in Path("configs/stages").glob("*.gin"))
 SIZES = {
   "tiny": ("configs/runs/smoke/{}.gin",),
   "small": ("configs/runs/paper/{}.gin", "configs/sizes/small.gin"),
@@ -147,8 +142,8 @@ def matrix_product(dtype: Any) -> tuple[Callable[[], jax.Array], float]:
 
 def rounds_of(
   calls: Mapping[str, Callable[[], Any]], *, rounds: int, least_s: float = 0.2
-) -> dict[str, float]:
-  """Median seconds of each call; they take turns, each for `least_s` or one call a round."""
+) -> dict[str, list[float]]:
+  """Seconds of each call, round for round; in each they take turns, for `least_s` or one call."""
   for call in calls.values():
     jax.block_until_ready(call())
   times = {name: max(1, round(least_s / seconds_of(call))) for name, call in calls.items()}
@@ -156,18 +151,21 @@ def rounds_of(
   for _ in range(rounds):
     for name, call in calls.items():
       taken[name].append(seconds_of(call, times=times[name]))
-  return {name: statistics.median(values) for name, values in taken.items()}
+  return taken
 
 
 def speed(step: Callable[[], Any], *, flops: float, steps: int, dtype: Any, rounds: int) -> dict:
   """Rates of `step`, which takes `steps` of `flops` each, beside those of the machine."""
   product, product_flops = matrix_product(dtype)
-  taken = rounds_of({"step": step, "product": product}, rounds=rounds)
+  rounds_taken = rounds_of({"step": step, "product": product}, rounds=rounds)
+  taken = {name: statistics.median(seconds) for name, seconds in rounds_taken.items()}
   rate, machine = flops * steps / taken["step"], product_flops / taken["product"]
   chip = chip_of(jax.devices()[0])
   peak = chip.flops * jax.device_count() if chip and dtype == jnp.bfloat16 else None
   return {
     "ms_per_step": 1e3 * taken["step"] / steps,
+    "ms_per_step_least": 1e3 * min(rounds_taken["step"]) / steps,
+    "ms_per_step_most": 1e3 * max(rounds_taken["step"]) / steps,
     "steps_per_s": steps / taken["step"],
     "gflop_per_step": flops / 1e9,
     "gflops": rate / 1e9,

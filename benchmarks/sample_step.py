@@ -82,9 +82,9 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument("--steps", type=int, default=5, help="in one measurement; %(default)s")
   flags, bindings = measure.parse_arguments(parser, argv)
   if flags.peers:
-    from benchmarks import peers
+    from benchmarks.peers import race
 
-    return peers.race("sample", rounds=flags.rounds, cores=flags.cores, as_json=flags.json)
+    return race.race("sample", rounds=flags.rounds, cores=flags.cores, as_json=flags.json)
   training = measure.training_of(flags.stage, flags.size, bindings)
   objective = training.objective
   seconds = flags.seconds or objective.stage.train_seconds

@@ -77,9 +77,9 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument("--seconds", type=float, help="of each clip; as the size says")
   flags, bindings = measure.parse_arguments(parser, argv)
   if flags.peers:
-    from benchmarks import peers
+    from benchmarks.peers import race
 
-    return peers.race("train", rounds=flags.rounds, cores=flags.cores, as_json=flags.json)
+    return race.race("train", rounds=flags.rounds, cores=flags.cores, as_json=flags.json)
   asked = {"BATCH_SIZE": flags.batch, "TRAIN_SECONDS": flags.seconds}
   bindings += [f"{name} = {value}" for name, value in asked.items() if value is not None]
   training = measure.training_of(flags.stage, flags.size, bindings)

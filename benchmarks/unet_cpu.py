@@ -1,6 +1,6 @@
 """What the demo-sized U-Net costs on a CPU: one training gradient and one forward pass.
 
-  XLA_FLAGS=--xla_cpu_multi_thread_eigen=false taskset -c 0 python benchmarks/unet_cpu.py
+  XLA_FLAGS=--xla_cpu_multi_thread_eigen=false taskset -c 0 python -m benchmarks.unet_cpu
 
 Variants take turns within one run, and the smallest process CPU time of each counts, so that a
 machine with other work gives the same order (the figures themselves are for one quiet core).

@@ -1,11 +1,7 @@
-"""Embeds every text that a run may train with, once and ahead of it, by the run's own encoder.
+"""`n2m data embed`: embeds every text that a run may train with, ahead of it, by its own encoder.
 
-  n2m data embed --gin_file=configs/runs/paper/waveform_generator.gin \\
-      --gin_file=configs/text/t5_ahead.gin --gin.EMBEDDINGS=\\"runs/embeddings\\" \\
-      --gin.DATA=\\"clips\\" --gin.T5_WEIGHTS=\\"t5\\" --gin.T5_VOCABULARY=\\"t5.model\\"
-
-The run is then trained with the same flags. Texts that the folder has already are left as they are,
-so the same command goes on where it stopped, and adds what a data set that has grown lacks.
+The command stands in EXAMPLE. Texts that the folder has already are left as they are, so that it
+goes on where it stopped, and adds what a data set that has grown lacks.
 """
 
 import sys
@@ -97,13 +93,15 @@ def _of_run():
   from data_pipelines.index_batches import IndexBatches
   from noise2music.config import gin_utils
   from noise2music.errors import UserError
+  from noise2music.stages.text_conditioner import EmbeddedAhead
   from noise2music.training import Training
 
   objective = gin_utils.build_argument(Training, "objective")
   conditioner = objective.text_conditioner
   if conditioner is None:
     raise UserError(f"stage {objective.stage.name} takes no text: there is nothing to embed")
-  conditioner = getattr(conditioner, "conditioner", conditioner)
+  if isinstance(conditioner, EmbeddedAhead):
+    conditioner = conditioner.conditioner
   if conditioner.trainable:
     raise UserError(
       "this run trains its text encoder along, so its texts cannot be embedded ahead: add"

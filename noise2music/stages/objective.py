@@ -97,7 +97,7 @@ class DenoisingObjective:
 
     dataset: its fingerprint. Reads the encoder's checkpoint, where there is something to compare.
     """
-    if isinstance(self.text_conditioner, EmbeddedAhead):
+    if self.text_conditioner is not None:
       self.text_conditioner.check_data(dataset)
 
   def completed(self, params: n2m.PyTree, *, dataset: Any, folder: Path) -> n2m.PyTree:
@@ -106,9 +106,11 @@ class DenoisingObjective:
     dataset: fingerprint of what they were trained on. folder: of the run. Raises UserError where
     the encoder is not in the checkpoint and cannot be had elsewhere.
     """
-    if not isinstance(self.text_conditioner, EmbeddedAhead):
+    if self.text_conditioner is None:
       return params
-    return {**params, TEXT_ENCODER: self.text_conditioner.load(dataset=dataset, folder=folder)}
+    encoder = params.get(TEXT_ENCODER)
+    encoder = self.text_conditioner.completed(encoder, dataset=dataset, folder=folder)
+    return {**params, TEXT_ENCODER: encoder}
 
   def text(self, params: n2m.PyTree, batch: n2m.Batch, *, keep: n2m.Array) -> Text | None:
     """The texts of a batch, embedded; None where the stage takes none. keep: bool [batch]."""

@@ -76,6 +76,14 @@ class TextConditioner:
     """The batch's texts, as `text` gives them."""
     return self.text(params, batch[batch_lib.TOKENS], batch[batch_lib.TOKEN_MASK], keep=keep)
 
+  def check_data(self, dataset: Any) -> None:
+    """Any data set will do: the encoder reads its tokens."""
+
+  def completed(self, params: n2m.PyTree, *, dataset: Any, folder: Path) -> n2m.PyTree:
+    """The encoder's parameters, which a checkpoint holds."""
+    del dataset, folder
+    return params
+
   def fingerprint(self, params: n2m.PyTree) -> dict[str, Any]:
     """What an embedding depends on beside its tokens, as JSON: the weights, to the bit; sizes."""
     config = dataclasses.asdict(self.encoder.config)
@@ -157,7 +165,7 @@ class EmbeddedAhead:
     params = self.conditioner.pretrained(None)
     self._check(params, where=self.conditioner.weights, dataset=dataset)
 
-  def load(self, *, dataset: Any, folder: Path) -> n2m.PyTree:
+  def completed(self, params: None, *, dataset: Any, folder: Path) -> n2m.PyTree:
     """The encoder's parameters, from where the config says or from a run's `folder` or beside it.
 
     dataset: fingerprint of what the run was trained on. Raises UserError where there is no such

@@ -39,7 +39,9 @@ def test_both_routes_are_measured() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["train", "sample"])
 def test_our_side_of_the_race_runs(kind) -> None:
-  program = f"from benchmarks import peers; w = peers.ours({kind!r}); w.call(); print(w.parameters)"
+  program = (
+    f"from benchmarks.peers import ours; w = ours.work({kind!r}); w.call(); print(w.parameters)"
+  )
   done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   assert int(done.stdout) > 8e6

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import jax
 import pytest
@@ -9,13 +10,7 @@ import pytest
 from noise2music.config import gin_utils
 from noise2music.training import Training
 
-STAGES = (
-  "waveform_generator",
-  "waveform_cascader",
-  "spectrogram_generator",
-  "spectrogram_vocoder",
-  "super_resolution",
-)
+STAGES = sorted(path.stem for path in Path("configs/stages").glob("*.gin"))
 SIZES = ("tiny", "small", "paper")
 
 

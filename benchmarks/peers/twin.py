@@ -6,6 +6,7 @@ aligned sequence, float32. `from_flax` copies weights over, so that both compute
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noise2music.nn.norms import group_count
+from noise2music.nn.unet1d import UNet1D
+
+
+def shape_of(net: UNet1D) -> dict[str, Any]:
+  """What `UNet` takes of ours."""
+  names = ("out_channels", "base_width", "kernel_size", "strides", "width_multipliers", "heads")
+  return {name: getattr(net, name) for name in names} | {
+    "blocks": net.blocks[0],
+    "attention": net.cross_attention,
+    "text_width": net.text_width,
+  }
 
 
 class Dense(nn.Linear):

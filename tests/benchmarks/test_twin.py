@@ -14,14 +14,15 @@ pytest.importorskip(
 
 import torch
 
-from benchmarks import peers, torch_unet
+from benchmarks.peers import task
+from benchmarks.peers.twin import UNet, shape_of
 
 
 def test_the_twin_gives_the_same_numbers_for_the_same_weights(light_compilation) -> None:
-  net = dataclasses.replace(peers.OURS, base_width=80, width_multipliers=(1, 1, 1), blocks=2)
+  net = dataclasses.replace(task.OURS, base_width=80, width_multipliers=(1, 1, 1), blocks=2)
   keys = jax.random.split(jax.random.key(0), 4)
-  x = jax.random.normal(keys[0], (3, 48, peers.BANDS))
-  text = jax.random.normal(keys[1], (3, 5, peers.TEXT_WIDTH))
+  x = jax.random.normal(keys[0], (3, 48, task.BANDS))
+  text = jax.random.normal(keys[1], (3, 5, task.TEXT_WIDTH))
   t, keep = jnp.array([0.1, 0.5, 0.9]), jnp.array([True, False, True])
   params = nn.meta.unbox(jax.jit(net.init)(keys[2], x, t, text=text))["params"]
   # Fresh weights are zero or the identity in places, where a mistake would not show.
@@ -29,7 +30,7 @@ def test_the_twin_gives_the_same_numbers_for_the_same_weights(light_compilation)
   shake = zip(leaves, jax.random.split(keys[3], len(leaves)), strict=True)
   params = tree.unflatten([a + 0.1 * jax.random.normal(k, a.shape) for a, k in shake])
 
-  twin = torch_unet.UNet(**peers.shape_of(net))
+  twin = UNet(**shape_of(net))
   assert sum(p.numel() for p in twin.parameters()) == sum(a.size for a in jax.tree.leaves(params))
   twin.from_flax(params)
   as_torch = lambda a: torch.tensor(np.asarray(a))  # noqa: E731

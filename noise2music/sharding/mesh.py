@@ -58,7 +58,9 @@ class MeshShape:
     # Only real slices have an index; virtual devices are simply laid out in order.
     if sizes[0] > 1 and getattr(devices[0], "slice_index", None) is not None:
       grid = mesh_utils.create_hybrid_device_mesh(
-        (1, *sizes[1:]), (sizes[0], 1, 1, 1), devices=devices
+        (1, *sizes[1:]), (sizes[0], 1, 1, 1), devices, allow_split_physical_axes=True
       )
-      return Mesh(grid, AXES, axis_types=types)
-    return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+    else:
+      # An axis of 8 takes a torus of 4 x 4 x 4 apart, which `jax.make_mesh` would refuse.
+      grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=types)

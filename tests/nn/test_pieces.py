@@ -89,9 +89,11 @@ def test_network_and_its_gradient_are_the_same_in_pieces(cutting, kernel_size, m
   jax.tree.map(near, cut, whole)
 
 
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
 @pytest.mark.parametrize("kernel_size", [1, 3, 4])
-def test_entry_and_exit_are_convolutions_of_whole_clips(kernel_size):
+def test_entry_and_exit_are_convolutions_of_whole_clips(kernel_size, platform, monkeypatch):
   """Values and gradients, of clips that pass between whole and cut there."""
+  monkeypatch.setattr(conv, "platform", lambda: platform)
   x, weight = draw(2, 24, 3), draw(2, 24, 5)
   whole = conv.Conv1D(5, kernel_size)
   params = jax.tree.map(lambda leaf: draw(*leaf.shape), whole.init(jax.random.key(0), x))

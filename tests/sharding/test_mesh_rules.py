@@ -57,6 +57,24 @@ def test_sizes_that_mean_nothing_are_refused(sizes):
     MeshShape(**sizes)
 
 
+def test_a_torus_of_4_4_4_takes_an_axis_of_8():
+  """No axis of that cube is as long, so one has to be taken apart."""
+  on_eight_devices("""
+    import itertools
+    from noise2music.sharding.mesh import MeshShape
+
+    class Chip:
+      platform, device_kind, core_on_chip, process_index = "tpu", "TPU v4", 0, 0
+      def __init__(self, id, coords):
+        self.id, self.coords = id, coords
+
+    chips = [Chip(*each) for each in enumerate(itertools.product(range(4), repeat=3))]
+    mesh = MeshShape(fsdp=8).build(chips)
+    assert mesh.devices.shape == (1, 8, 8, 1)
+    assert set(mesh.devices.flat) == set(chips)
+  """)
+
+
 def test_axes_are_auto_because_convolutions_fail_under_explicit_ones():
   mesh = MeshShape().build(jax.devices()[:1])
   assert mesh.axis_names == AXES

@@ -26,13 +26,15 @@ STAGES = tuple(PAPER_MS)
 TOPOLOGIES = ("v4:4x4x4", "v4:4x8x8", "v5p:4x4x4", "v5p:4x8x8")
 TRAINING = (
   "model", "slice", "clips a chip", "PFLOP a step", "peak GiB a chip", "multiplying, ms",
-  "memory, ms", "compiler, ms", "of the roof", "in products", "links, ms",
+  "memory, ms", "compiler, ms", "of the roof", "links, ms",
   "days to the paper's steps", "compiled in, s", "code, MB",
 )  # fmt: skip
 SAMPLING = (
   "model", "slice", "TFLOP a step", "peak GiB a chip", "multiplying, ms", "memory, ms",
-  "compiler, ms", "in products", "the paper's, ms", "of the paper's", "compiled in, s", "code, MB",
+  "compiler, ms", "the paper's, ms", "of the paper's", "compiled in, s", "code, MB",
 )  # fmt: skip
+# Of instructions, as jax names the operation that they end in.
+KINDS = ("products", "reduce_sum", "copy", "convert", "convert_element_type", "select_n")
 
 
 def make(out: Path, stage: str, topology: str, options: list[str]) -> None:
@@ -54,11 +56,13 @@ def table(out: Path) -> str:
   """The plans in `out` as Markdown: training, then sampling."""
   plans = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
   plans.sort(key=lambda plan: (plan["topology"], STAGES.index(plan["stage"])))
+  programs = [(plan, part) for part in ("train", "sample") for plan in plans if _kinds(plan, part)]
   return "\n\n".join(
     "\n".join([f"| {' | '.join(head)} |", "|" + "---|" * len(head), *map(_line, rows)])
     for head, rows in (
       (TRAINING, [_training(plan) for plan in plans]),
       (SAMPLING, [_sampling(plan) for plan in plans if plan["sample"]]),
+      (("model", "slice", "program", *KINDS, "the rest"), [_shares(*each) for each in programs]),
     )
     if rows
   )
@@ -69,7 +73,7 @@ def _training(plan: Mapping) -> list[str]:
   return [
     plan["stage"].replace("_", " "), plan["topology"], f"{plan['rows_per_chip']:g}",
     f"{part['flops'] / 1e15:.2f}", _peak(part),
-    *_times(part), _ratio(part), _products(part), _ms(part, "collectives"),
+    *_times(part), _ratio(part), _ms(part, "collectives"),
     " to ".join(f"{day:.1f}" for day in plan["days"]), *_compilation(part),
   ]  # fmt: skip
 
@@ -79,8 +83,8 @@ def _sampling(plan: Mapping) -> list[str]:
   compiler = part["time"]["compiler"]
   return [
     plan["stage"].replace("_", " "), plan["topology"], f"{part['flops'] / 1e12:.2f}", _peak(part),
-    *_times(part), _products(part),
-    f"{paper:g}", f"{1e3 * compiler / paper:.2f}" if compiler else "", *_compilation(part),
+    *_times(part), f"{paper:g}", f"{1e3 * compiler / paper:.2f}" if compiler else "",
+    *_compilation(part),
   ]  # fmt: skip
 
 
@@ -102,12 +106,19 @@ def _ratio(part: Mapping) -> str:
   return f"{compiler / part['roof_seconds']:.2f}" if compiler else ""
 
 
-def _products(part: Mapping) -> str:
-  """The share of the compiler's cycles in which something is multiplied."""
-  program = part["program"]
+def _kinds(plan: Mapping, part: str) -> dict[str, float]:
+  """Shares of the compiler's cycles by what they are spent on; empty where it said nothing."""
+  program = plan[part] and plan[part]["program"]
   if not program or not program["cycles"]:
-    return ""
-  return f"{program['cycles_by_kind'].get('products', 0) / program['cycles']:.0%}"
+    return {}
+  return {kind: n / program["cycles"] for kind, n in program["cycles_by_kind"].items()}
+
+
+def _shares(plan: Mapping, part: str) -> list[str]:
+  kinds = _kinds(plan, part)
+  shares = [kinds.get(kind, 0.0) for kind in KINDS]
+  head = [plan["stage"].replace("_", " "), plan["topology"], part]
+  return [*head, *(f"{share:.0%}" for share in [*shares, 1 - sum(shares)])]
 
 
 def _compilation(part: Mapping) -> list[str]:

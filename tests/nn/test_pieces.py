@@ -127,7 +127,7 @@ def test_as_few_pieces_as_fill_the_rows(rows, length, count):
 
 
 def test_a_processor_is_given_whole_clips():
-  assert pieces.best_count(clips=1, length=96) == 1
+  assert pieces.best_count(clips=1, length=4_800) == 1
 
 
 def test_rows_are_counted_for_one_device(monkeypatch):
@@ -136,3 +136,7 @@ def test_rows_are_counted_for_one_device(monkeypatch):
   monkeypatch.setattr(jax.sharding, "get_abstract_mesh", lambda: AbstractMesh((4, 2), DATA))
   with nn.logical_axis_rules(LogicalRules().pairs):
     assert pieces.best_count(clips=16, length=9_600) == 4
+    # Where devices share a clip, its pieces would lie on more than one.
+    mesh = AbstractMesh((4, 2), ("data", "sequence"))
+    monkeypatch.setattr(jax.sharding, "get_abstract_mesh", lambda: mesh)
+    assert pieces.best_count(clips=16, length=9_600) == 1

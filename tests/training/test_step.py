@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sine_toy import SineBatches, SineObjective
 
+from noise2music.training import step as step_module
 from noise2music.training.optimizer import Ema, Optimizer
 from noise2music.training.state import initial_state, merge, split
 from noise2music.training.step import make_step
@@ -95,7 +96,10 @@ def test_the_draw_depends_on_the_step_and_on_nothing_else():
   assert float(first["loss"]) != float(later["loss"])
 
 
-def test_an_update_that_is_not_finite_is_left_out():
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_an_update_that_is_not_finite_is_left_out(platform, monkeypatch):
+  monkeypatch.setattr(step_module, "platform", lambda: platform)
+
   class Exploding(SineObjective):
     def loss(self, params, batch, key):
       loss, aux = super().loss(params, batch, key)

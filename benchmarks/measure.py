@@ -33,7 +33,9 @@ from noise2music.stages.text_conditioner import TextConditioner
 from noise2music.training import Training
 from noise2music.typing import PyTree
 
-STAGES = sorted(path.stem for path in Path("configs/stages").glob("*.gin"))
+STAGES = sorted(
+  path.stem for path in (Path(__file__).resolve().parents[1] / "configs/stages").glob("*.gin")
+)
 SIZES = {
   "tiny": ("configs/runs/smoke/{}.gin",),
   "small": ("configs/runs/paper/{}.gin", "configs/sizes/small.gin"),

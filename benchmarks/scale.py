@@ -30,11 +30,17 @@ TRAINING = (
   "days to the paper's steps", "compiled in, s", "code, MB",
 )  # fmt: skip
 SAMPLING = (
-  "model", "slice", "TFLOP a step", "peak GiB a chip", "multiplying, ms", "memory, ms",
+  "model", "TFLOP a step", "peak GiB a chip", "multiplying, ms", "memory, ms",
   "compiler, ms", "the paper's, ms", "of the paper's", "compiled in, s", "code, MB",
 )  # fmt: skip
-# Of instructions, as jax names the operation that they end in.
-KINDS = ("products", "reduce_sum", "copy", "convert", "convert_element_type", "select_n")
+# Of instructions, by the operation that they end in, as jax or else the compiler names it.
+KINDS = {
+  "products": ("products",),
+  "sums": ("reduce_sum", "reduce"),
+  "copies": ("copy", "dynamic_slice", "dynamic_update_slice", "slice", "pad", "squeeze"),
+  "changes of type": ("convert", "convert_element_type"),
+  "selections": ("select_n",),
+}
 
 
 def make(out: Path, stage: str, topology: str, options: list[str]) -> None:
@@ -53,7 +59,7 @@ def make(out: Path, stage: str, topology: str, options: list[str]) -> None:
 
 
 def table(out: Path) -> str:
-  """The plans in `out` as Markdown: training, then sampling."""
+  """The plans in `out` as Markdown: training, sampling, and what the cycles are spent on."""
   plans = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
   plans.sort(key=lambda plan: (plan["topology"], STAGES.index(plan["stage"])))
   programs = [(plan, part) for part in ("train", "sample") for plan in plans if _kinds(plan, part)]
@@ -62,7 +68,7 @@ def table(out: Path) -> str:
     for head, rows in (
       (TRAINING, [_training(plan) for plan in plans]),
       (SAMPLING, [_sampling(plan) for plan in plans if plan["sample"]]),
-      (("model", "slice", "program", *KINDS, "the rest"), [_shares(*each) for each in programs]),
+      (("model", "on", "program", *KINDS, "the rest"), [_shares(*each) for each in programs]),
     )
     if rows
   )
@@ -82,14 +88,21 @@ def _sampling(plan: Mapping) -> list[str]:
   part, paper = plan["sample"], PAPER_MS[plan["stage"]]
   compiler = part["time"]["compiler"]
   return [
-    plan["stage"].replace("_", " "), plan["topology"], f"{part['flops'] / 1e12:.2f}", _peak(part),
+    plan["stage"].replace("_", " "), f"{part['flops'] / 1e12:.2f}", _peak(part),
     *_times(part), f"{paper:g}", f"{1e3 * compiler / paper:.2f}" if compiler else "",
     *_compilation(part),
   ]  # fmt: skip
 
 
 def _peak(part: Mapping) -> str:
-  return f"{part['program']['peak_bytes'] / 2**30:.1f}" if part["program"] else ""
+  if part["program"]:
+    return f"{part['program']['peak_bytes'] / 2**30:.1f}"
+  room = part["room"]
+  return f"{room['peak_bytes'] / 2**30:.1f}: does not fit" if room and not _fits(room) else ""
+
+
+def _fits(room: Mapping) -> bool:
+  return room["peak_bytes"] <= room["capacity_bytes"]
 
 
 def _times(part: Mapping) -> list[str]:
@@ -116,8 +129,9 @@ def _kinds(plan: Mapping, part: str) -> dict[str, float]:
 
 def _shares(plan: Mapping, part: str) -> list[str]:
   kinds = _kinds(plan, part)
-  shares = [kinds.get(kind, 0.0) for kind in KINDS]
-  head = [plan["stage"].replace("_", " "), plan["topology"], part]
+  shares = [sum(kinds.get(each, 0.0) for each in members) for members in KINDS.values()]
+  place = plan["topology"] if part == "train" else f"{plan['sample_chips']} chips"
+  head = [plan["stage"].replace("_", " "), place, part]
   return [*head, *(f"{share:.0%}" for share in [*shares, 1 - sum(shares)])]
 
 

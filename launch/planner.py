@@ -15,7 +15,6 @@ from noise2music.batch import BatchSpec
 from noise2music.checkpoints.leaves import named_leaves
 from noise2music.errors import UserError
 from noise2music.nn.stacking import Auto
-from noise2music.planning.chips import GIB
 from noise2music.planning.estimate import Fit
 from noise2music.planning.plan import Plan, ProgramPlan, plan_program
 from noise2music.planning.program import read_program
@@ -29,8 +28,9 @@ from noise2music.stages.objective import DenoisingObjective
 from noise2music.training.loop import Training
 from noise2music.training.setup import Setup, check_batch, prepare
 
-# In the words of the TPU compiler, when it finds no way to fit a program.
-_NEEDED = re.compile(r"RESOURCE_EXHAUSTED.*(?:HLO temporaries \(|Used )([\d.]+)G")
+# In the words of the TPU compiler, when it finds no way to fit a program: what it needs, of what.
+_TEMPORARIES = re.compile(r"HLO temporaries \(([\d.]+)([KMGT])\)\D+\(([\d.]+)([KMGT])\)")
+_ALL = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,9 @@ class Planner:
       state_bytes=_bytes_on_a_chip(state.items()),
       activation_bytes=kept / self.topology.chips / training.accumulation,
       remedy=lambda room: _remedy(training, room, _bytes_on_a_chip(state.items()), self.topology),
-      **_compiled(setup.lower() if compiling else None),
+      **_compiled(
+        setup.lower() if compiling else None, state_bytes=_bytes_on_a_chip(state.items())
+      ),
     )
 
   def _sample(
@@ -165,8 +167,12 @@ class Planner:
       state_bytes=_bytes_on_a_chip(params),
       loops=steps,
       remedy=lambda room: "sample fewer clips at once, or shorter ones (--clip_seconds)",
-      **_compiled(lowered),
+      **_compiled(lowered, state_bytes=_bytes_on_a_chip(params)),
     )
+
+
+def _bytes_of(number: str, unit: str) -> float:
+  return float(number) * 1024 ** (1 + "KMGT".index(unit))
 
 
 def _remedy(training: Training, room: Fit, state_bytes: float, topology: Topology) -> str:
@@ -214,9 +220,11 @@ def _sample_request(objective, params, *, rows, whole, clips: int, seconds: floa
   return network, arguments
 
 
-def _compiled(lowered: Any) -> dict[str, Any]:
+def _compiled(lowered: Any, *, state_bytes: float) -> dict[str, Any]:
   """What `plan_program` takes of a compiled program, or of one for which a chip has too little
-  memory; nothing where there is none to compile.
+  memory; nothing where there is none to compile. state_bytes: a chip's share of the arguments.
+
+  Raises UserError where the compiler lacks something else.
   """
   if lowered is None:
     return {}
@@ -224,10 +232,19 @@ def _compiled(lowered: Any) -> dict[str, Any]:
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
-    needed = _NEEDED.search(str(error))
-    if needed is None:
+    words = str(error)
+    if "RESOURCE_EXHAUSTED" not in words:
       raise
-    return {"needed_bytes": float(needed[1]) * GIB}
+    temporaries = _TEMPORARIES.search(words)
+    figures = temporaries or _ALL.search(words)
+    if figures is None:
+      raise UserError(
+        f"the compiler gave up ({words.splitlines()[0]}): plan with --no_compile, or for more chips"
+      ) from error
+    needed, available = (_bytes_of(*figures.group(k, k + 1)) for k in (1, 3))
+    if temporaries:  # which the arguments come on top of
+      needed += state_bytes
+    return {"refused": Fit(peak_bytes=needed, capacity_bytes=available)}
   seconds = time.monotonic() - began
   return {"program": read_program(compiled), "compile_seconds": seconds}
 

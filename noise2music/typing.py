@@ -30,7 +30,8 @@ Tokens: TypeAlias = Int[Array, "batch tokens"]
 Mask: TypeAlias = Bool[Array, "batch tokens"]
 ClipId: TypeAlias = UInt[Array, "batch 2"]
 
-# eps(x_t, t): the noise in x_t at diffusion time t. Guidance and clipping map EpsFn -> EpsFn.
+# eps(x_t, t): the noise in x_t at diffusion time t. Clipping maps EpsFn -> EpsFn; guidance, two to
+# one.
 EpsFn: TypeAlias = Callable[[Signal, Level], Signal]
 
 

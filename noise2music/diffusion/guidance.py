@@ -91,8 +91,11 @@ def percentile_of_size(x: Signal, percentile: float) -> Level:
   """
   bits = jax.lax.bitcast_convert_type(jnp.abs(x), jnp.int32)
   count = math.prod(x.shape[1:])
-  # A TPU counts in tiles of 8 by 128, of which one long row would fill an eighth.
-  bits = bits.reshape(len(x), -1, math.gcd(count, 128))
+  # A TPU counts in tiles of 8 by 128, of which one long row would fill an eighth. What fills up the
+  # last row lies above every value, so no count sees it.
+  bits = jnp.pad(
+    bits.reshape(len(x), -1), ((0, 0), (0, -count % 128)), constant_values=jnp.iinfo(jnp.int32).max
+  ).reshape(len(x), -1, 128)
   position = (count - 1) * percentile / 100
   rank = int(position)
 

@@ -108,6 +108,17 @@ class UNet1D(nn.Module):
 
     return jax.tree_util.tree_map_with_path(one, params)
 
+  def weights_prevail(self, params: PyTree, *, steps: int) -> bool:
+    """Whether a call on one clip of `steps` reads far more for the weights than for the signals.
+
+    Two clips in one call then cost little more than one: on a TPU v4, by the compiler's estimate,
+    guidance in one call takes 0.79 of the time of two for the paper's spectrogram generator. Where
+    signals weigh more, two at once leave the fast memory that one fits into: 1.10 of the time for
+    its cascader at 29.44 s. Of the paper's networks the ratio is 4 there and above 50 elsewhere.
+    """
+    weights = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return weights > 8 * (steps // self.patch) * self.base_width
+
   @property
   def takes_text(self) -> bool:
     """Whether any depth has cross-attention."""

@@ -12,8 +12,9 @@ from noise2music.planning.program import ProgramCost
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProgramPlan:
   """One program on one slice. flops: of all chips in one step. state_bytes, activation_bytes: a
-  chip's. program: None where nothing was compiled. time: None for this machine's processor.
-  advice: sentences on what does not fit, each with what to change.
+  chip's. program: None where nothing was compiled, or the compiler found no way to fit it. room:
+  what it takes of a chip's memory. time, room: None for this machine's processor. advice:
+  sentences on what does not fit, each with what to change.
   """
 
   flops: float
@@ -23,6 +24,7 @@ class ProgramPlan:
   program: ProgramCost | None
   compile_seconds: float | None
   time: StepTime | None
+  room: Fit | None
   advice: tuple[str, ...]
 
 
@@ -89,21 +91,20 @@ def plan_program(
   activation_bytes: float | None = None,
   program: ProgramCost | None = None,
   compile_seconds: float | None = None,
-  needed_bytes: float | None = None,
+  refused: Fit | None = None,
   loops: int = 1,
   remedy: Callable[[Fit], str],
 ) -> ProgramPlan:
-  """flops: of one step. needed_bytes: of a chip's memory, where the compiler found no program that
-  takes less than there are. loops: steps in the program. remedy: what to change if it does not fit.
+  """flops: of one step. refused: in place of a program, what the compiler found it to need and to
+  have. loops: steps in the program. remedy: what to change if it does not fit.
   """
-  time = None
+  time, room = None, None
   advice = []
   if chip is not None:
     time = step_time(chip, flops_per_chip=flops / chips, program=program, loops=loops)
-    counted = state_bytes + (activation_bytes or 0.0)
-    need = program.peak_bytes if program else needed_bytes or counted
-    room = fit(chip, need)
-    of = f"{need / GIB:.1f} of {room.capacity_bytes / GIB:.1f} GiB a chip"
+    counted = program.peak_bytes if program else state_bytes + (activation_bytes or 0.0)
+    room = refused or fit(chip, counted)
+    of = f"{room.peak_bytes / GIB:.1f} of {room.capacity_bytes / GIB:.1f} GiB a chip"
     fits = "fits" if program else "may fit, by state and activations alone"
     advice.append(f"{fits}: {of}" if room.fits else f"does not fit: {of}: {remedy(room)}")
   return ProgramPlan(
@@ -114,5 +115,6 @@ def plan_program(
     program=program,
     compile_seconds=compile_seconds,
     time=time,
+    room=room,
     advice=tuple(advice),
   )

@@ -2,8 +2,8 @@
 
 Four axes, outermost first: `slice` (data parallel over the slow network between TPU slices), `data`
 (data parallel within one), `fsdp` (data parallel with the weights split as well) and `sequence`
-(the time axis of long clips). Axis types are Auto: `jax.make_mesh` would default to Explicit, under
-which convolutions have no sharding rule.
+(the time axis of long clips). Axis types are Auto: under Explicit ones convolutions have no
+sharding rule.
 """
 
 import dataclasses

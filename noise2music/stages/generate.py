@@ -71,6 +71,11 @@ def _checked(
     raise ValueError(f"stage {stage.name!r} {'needs' if stage.text else 'takes no'} text")
   if negative_text is not None and (sampling or stage.sampling).guidance_scale == 1:
     raise ValueError(f"stage {stage.name!r}: without guidance a negative text leads nowhere")
+  if negative_text is not None and negative_text.embedding.shape != text.embedding.shape:
+    raise ValueError(
+      f"the negative text is {negative_text.embedding.shape}, the text {text.embedding.shape}: "
+      "embed both with the same number of tokens"
+    )
   if sampling is not None:
     stage.check_sampling(sampling)
   sampling = sampling or stage.sampling
@@ -105,7 +110,7 @@ def _sample(stage, steps, sampling, network_params, keys, scale, text, negative_
   else:
     away = negative_text or dataclasses.replace(text, keep=jnp.zeros_like(text.keep))
     predict = functools.partial(denoiser, stage, network_params)
-    if _weights_prevail(network_params, stage, steps=padded):
+    if stage.network.weights_prevail(network_params, steps=padded):
       texts = jax.tree.map(guidance.paired, text, away)
       twice = {name: guidance.paired(signal, signal) for name, signal in signals.items()}
       both = guidance.in_one(predict(text=texts, signals=twice))
@@ -129,19 +134,6 @@ def _sample(stage, steps, sampling, network_params, keys, scale, text, negative_
     noise_fn=noise_fn,
   )
   return x[:, :steps]
-
-
-def _weights_prevail(network_params: n2m.PyTree, stage: Stage, *, steps: int) -> bool:
-  """Whether a network reads far more for its weights than for the signals of a clip.
-
-  Then guidance saves by reading the weights once for both of its predictions: on a TPU v4, by the
-  compiler's estimate, 38 % and 21 % of a step of the paper's generators. Where signals weigh more,
-  as in its cascader, two at once leave the fast memory that one fits into: 10 % slower there, a
-  fifth to a third on a CPU.
-  """
-  network = stage.network
-  weights = sum(leaf.size for leaf in jax.tree.leaves(network_params))
-  return weights > 8 * (steps // network.patch) * network.base_width
 
 
 def _keeping_low_band(eps_fn: n2m.EpsFn, stage: Stage, low: n2m.Signal) -> n2m.EpsFn:

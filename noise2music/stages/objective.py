@@ -110,7 +110,7 @@ class DenoisingObjective:
       return params
     encoder = params.get(TEXT_ENCODER)
     encoder = self.text_conditioner.completed(encoder, dataset=dataset, folder=folder)
-    return {**params, TEXT_ENCODER: encoder}
+    return params if encoder is None else {**params, TEXT_ENCODER: encoder}
 
   def text(self, params: n2m.PyTree, batch: n2m.Batch, *, keep: n2m.Array) -> Text | None:
     """The texts of a batch, embedded; None where the stage takes none. keep: bool [batch]."""

@@ -54,8 +54,8 @@ class Stage:
 
   name: keys its noise and names its folder. target: what it makes. conditions: what it listens
   to, by name; `text` is the prompt, any other name is a signal made from the clip in training and
-  taken from the stage before in generation. network: a module with the call of `nn.UNet1D`.
-  train_seconds: length of the clips or snippets it trains on.
+  taken from the stage before in generation. network: a module with the call and the methods of
+  `nn.UNet1D`. train_seconds: length of the clips or snippets it trains on.
 
   Raises ValueError, when built, on settings that it could not honour.
   """

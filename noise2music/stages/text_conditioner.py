@@ -171,6 +171,7 @@ class EmbeddedAhead:
     dataset: fingerprint of what the run was trained on. Raises UserError where there is no such
     checkpoint, or it is another one than that which embedded the texts.
     """
+    del params  # a checkpoint holds none
     named = Path(self.conditioner.weights)
     places = [named, folder / named.name, folder.parent / named.name]
     found = next((place for place in places if place.exists()), named)

@@ -2,15 +2,15 @@
 
 import itertools
 import math
-from pathlib import Path
 
 import jax
 import pytest
 
+from benchmarks import measure
 from noise2music.config import gin_utils
 from noise2music.training import Training
 
-STAGES = sorted(path.stem for path in Path("configs/stages").glob("*.gin"))
+STAGES = measure.STAGES
 SIZES = ("tiny", "small", "paper")
 
 

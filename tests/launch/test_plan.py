@@ -11,7 +11,8 @@ import jax
 import pytest
 
 from launch import planner
-from noise2music.planning.chips import CHIPS
+from noise2music.errors import UserError
+from noise2music.planning.chips import CHIPS, GIB
 from noise2music.planning.plan import plan_program
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,39 +88,47 @@ def test_mistakes_are_one_sentence(arguments: list[str], message: str) -> None:
   assert result.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-  ("words", "gib"),
-  [
-    ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries"
-     " (44.18G) exceeds available HBM (30.75G).", 44.18),
-    ("RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm."
-     " Used 33.50G of 15.75G hbm.", 33.5),
-  ],
-)  # fmt: skip
-def test_a_program_that_the_compiler_cannot_fit_is_planned_with_what_it_needs(words, gib) -> None:
+def lowered(words: str):
   class Lowered:
     def compile(self):
       raise jax.errors.JaxRuntimeError(words)
 
-  found = planner._compiled(Lowered())
-  assert found == {"needed_bytes": gib * 2**30}
+  return Lowered()
+
+
+@pytest.mark.parametrize(
+  ("words", "advice"),
+  [
+    ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries"
+     " (44.18G) exceeds available HBM (30.75G).", "46.2 of 30.8"),
+    ("RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm.\n"
+     "Used 1.20T of 15.75G hbm.", "1228.8 of 15.8"),
+    # Less than what is counted as a v4's, which the compiler does not know.
+    ("RESOURCE_EXHAUSTED: Used 31.00G of 30.75G hbm.", "31.0 of 30.8"),
+  ],
+)  # fmt: skip
+def test_a_program_that_the_compiler_cannot_fit_is_planned_with_what_it_needs(words, advice):
+  found = planner._compiled(lowered(words), state_bytes=2 * GIB)
   plan = plan_program(
     chip=CHIPS["v4"],
     chips=4,
     clips=4,
     flops=1e12,
-    state_bytes=1.0,
-    remedy=lambda _: "take less",
+    state_bytes=2 * GIB,
+    remedy=lambda room: "take less" if not room.fits else "a defect",
     **found,
   )
   assert plan.program is None
-  assert plan.advice == (f"does not fit: {gib:.1f} of 31.5 GiB a chip: take less",)
+  assert plan.advice == (f"does not fit: {advice} GiB a chip: take less",)
+
+
+def test_what_else_the_compiler_lacks_is_one_sentence() -> None:
+  with pytest.raises(
+    UserError, match=r"gave up \(RESOURCE_EXHAUSTED: Used 20.00M of .* vmem\): plan"
+  ):
+    planner._compiled(lowered("RESOURCE_EXHAUSTED: Used 20.00M of 16M vmem\nmore"), state_bytes=0)
 
 
 def test_other_failures_of_the_compiler_are_not_hidden() -> None:
-  class Lowered:
-    def compile(self):
-      raise jax.errors.JaxRuntimeError("INTERNAL: something else")
-
   with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
-    planner._compiled(Lowered())
+    planner._compiled(lowered("INTERNAL: something else"), state_bytes=0)

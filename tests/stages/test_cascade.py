@@ -13,7 +13,9 @@ import tiny
 
 from noise2music.audio.resample import resample
 from noise2music.errors import UserError
+from noise2music.nn.unet1d import UNet1D
 from noise2music.stages.cascade import Cascade
+from noise2music.stages.conditioning import Text
 from noise2music.stages.generate import clip_keys, sample
 from noise2music.stages.spec import Sampling
 
@@ -123,6 +125,52 @@ def test_guidance_of_one_ignores_the_unconditional_branch() -> None:
       text=text, sampling=sampling,
     )  # fmt: skip
   assert np.abs(clips[1.0] - clips[2.0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("clip_percentile", [None, 99.0])
+def test_guidance_in_one_call_and_in_two_give_the_same_clips(clip_percentile, monkeypatch) -> None:
+  """Of two clips, each with a text, a negative text and a signal of its own."""
+  objective = tiny.objective("waveform_cascader")
+  params = random_params(objective, seed=0)
+  texts = [
+    objective.text_conditioner.text(
+      params["text_encoder"],
+      *objective.text_conditioner.tokenize(prompts, length=32),
+      keep=np.ones(2, bool),
+    )
+    for prompts in (["a jig", "a slow tune for two"], ["noise", "speech"])
+  ]
+  low = np.random.default_rng(0).normal(size=(2, 16, 1)).astype(np.float32)
+  clips = []
+  for in_one in (True, False):
+    monkeypatch.setattr(UNet1D, "weights_prevail", lambda *_, answer=in_one, **__: answer)
+    sampling = dataclasses.replace(
+      tiny.SAMPLING, guidance_scale=2.0, clip_percentile=clip_percentile
+    )
+    made = sample(
+      # Another object, since programs are kept by the stage.
+      dataclasses.replace(objective.stage), params["network"], steps=64,
+      keys=clip_keys([3, 4], stage_name="s"), text=texts[0], negative_text=texts[1],
+      signals={"low_fidelity": low}, sampling=sampling,
+    )  # fmt: skip
+    clips.append(np.asarray(made))
+  np.testing.assert_allclose(*clips, atol=1e-4)
+  assert np.abs(clips[0][0] - clips[0][1]).max() > 0.1
+
+
+def test_a_negative_text_of_another_length_is_refused() -> None:
+  objective = tiny.objective("waveform_generator")
+  text, longer = (
+    Text(
+      embedding=np.zeros((1, n, 16), np.float32), mask=np.ones((1, n), bool), keep=np.ones(1, bool)
+    )
+    for n in (4, 5)
+  )
+  with pytest.raises(ValueError, match=r"negative text is \(1, 5, 16\), the text \(1, 4, 16\)"):
+    sample(
+      objective.stage, {}, keys=clip_keys([3], stage_name="s"), steps=64, text=text,
+      negative_text=longer,
+    )  # fmt: skip
 
 
 def test_the_low_band_is_kept_where_that_is_asked_for() -> None:

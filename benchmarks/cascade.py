@@ -63,12 +63,17 @@ def route(stages: Sequence[str], flags: Any, bindings: Sequence[str]) -> list[di
   return rows
 
 
+def _steps(text: str) -> int | None:
+  return None if text == "paper" else measure.count(text)
+
+
 def main(argv: Sequence[str]) -> int:
   parser = measure.parser(__doc__.splitlines()[0])
-  parser.add_argument("--clips", type=int, default=4, help="at once; %(default)s")
-  parser.add_argument("--seconds", type=float, default=30.0, help="of each clip; %(default)s")
-  steps = lambda text: None if text == "paper" else int(text)  # noqa: E731
-  parser.add_argument("--steps", type=steps, default=20, help='of each stage, or "paper"; 20')
+  parser.add_argument("--clips", type=measure.count, default=4, help="at once; %(default)s")
+  parser.add_argument(
+    "--seconds", type=measure.duration, default=30.0, help="of each clip; %(default)s"
+  )
+  parser.add_argument("--steps", type=_steps, default=20, help='of each stage, or "paper"; 20')
   flags, bindings = measure.parse_arguments(parser, argv)
   routes = {name: route(stages, flags, bindings) for name, stages in ROUTES.items()}
   if flags.json:

@@ -8,6 +8,7 @@ products and convolutions (`noise2music.planning.work`), without what remat comp
 import argparse
 import dataclasses
 import json
+import math
 import resource
 import statistics
 import sys
@@ -52,6 +53,24 @@ class RandomText(TextConditioner):
     return params
 
 
+def count(text: str) -> int:
+  """Of a flag: a whole number above 0."""
+  if not text.isdecimal() or int(text) < 1:
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+  return int(text)
+
+
+def duration(text: str) -> float:
+  """Of a flag: seconds above 0."""
+  try:
+    seconds = float(text)
+  except ValueError:
+    seconds = math.nan
+  if not 0 < seconds < math.inf:
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+  return seconds
+
+
 def parser(description: str) -> argparse.ArgumentParser:
   """With the flags of all."""
   out = Parser(description=description, epilog="--gin.NAME=value as in python -m launch.train")
@@ -64,9 +83,9 @@ def step_parser(description: str) -> argparse.ArgumentParser:
   """With the flags of train_step and sample_step too."""
   out = parser(description)
   out.add_argument("--stage", choices=STAGES, default=STAGES[0])
-  out.add_argument("--rounds", type=int, default=10, help="medians are over them; %(default)s")
+  out.add_argument("--rounds", type=count, default=10, help="medians are over them; %(default)s")
   out.add_argument("--peers", action="store_true", help="side by side with torch networks")
-  out.add_argument("--cores", type=int, help="for --peers; all where left out")
+  out.add_argument("--cores", type=count, help="for --peers; all where left out")
   return out
 
 
@@ -83,7 +102,7 @@ def training_of(stage: str, size: str, bindings: Sequence[str] = ()) -> Training
   """The run, with the shapes of a data set for data and random weights for its text encoder."""
   files = [name.format(stage) for name in SIZES[size]]
   gin_utils.parse([*files, NOTHING_READ], bindings)
-  gin_utils.check_macros_read(bindings)
+  gin_utils.check_macros_read(unless_in=NOTHING_READ)
   training = gin_utils.build(Training)
   text = training.objective.text_conditioner
   if text is None:

@@ -77,9 +77,13 @@ def measured(stage: Stage, params: PyTree, asked: dict, *, steps: int, rounds: i
 
 def main(argv: Sequence[str]) -> int:
   parser = measure.step_parser(__doc__.splitlines()[0])
-  parser.add_argument("--batch", type=int, default=4, help="clips at once; %(default)s")
-  parser.add_argument("--seconds", type=float, help="of each clip; as trained where left out")
-  parser.add_argument("--steps", type=int, default=5, help="in one measurement; %(default)s")
+  parser.add_argument("--batch", type=measure.count, default=4, help="clips at once; %(default)s")
+  parser.add_argument(
+    "--seconds", type=measure.duration, help="of each clip; as trained where left out"
+  )
+  parser.add_argument(
+    "--steps", type=measure.count, default=5, help="in one measurement; %(default)s"
+  )
   flags, bindings = measure.parse_arguments(parser, argv)
   if flags.peers:
     from benchmarks.peers import race

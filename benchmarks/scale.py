@@ -4,15 +4,19 @@
   python -m benchmarks.scale --out plans --table     the table of what is there
 
 Each plan is a process of its own (`n2m plan`), so that one that fails costs no other; plans that
-are there already are kept. With the TPU compiler installed (the extra [tpu]) a plan takes minutes.
+are there already, with all that is asked for, are kept. With the TPU compiler installed (the extra
+[tpu]) a plan takes minutes.
 """
 
-import argparse
 import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from benchmarks import measure
+from noise2music.errors import Parser, UserError
+from noise2music.planning.topology import parse_topology
 
 # Table 4: a sampling step of four clips on four TPU v4.
 PAPER_MS = {
@@ -25,12 +29,12 @@ PAPER_MS = {
 STAGES = tuple(PAPER_MS)
 TOPOLOGIES = ("v4:4x4x4", "v4:4x8x8", "v5p:4x4x4", "v5p:4x8x8")
 TRAINING = (
-  "model", "slice", "clips a chip", "PFLOP a step", "peak GiB a chip", "multiplying, ms",
+  "model", "slice", "clips a chip", "PFLOP a step", "GiB of a chip", "multiplying, ms",
   "memory, ms", "compiler, ms", "of the roof", "links, ms",
   "days to the paper's steps", "compiled in, s", "code, MB",
 )  # fmt: skip
 SAMPLING = (
-  "model", "TFLOP a step", "peak GiB a chip", "multiplying, ms", "memory, ms",
+  "model", "TFLOP a step", "GiB of a chip", "multiplying, ms", "memory, ms",
   "compiler, ms", "the paper's, ms", "of the paper's", "compiled in, s", "code, MB",
 )  # fmt: skip
 # Of instructions, by the operation that they end in, as jax or else the compiler names it.
@@ -43,24 +47,30 @@ KINDS = {
 }
 
 
-def make(out: Path, stage: str, topology: str, options: list[str]) -> None:
-  """Writes one plan, unless it is there."""
+def make(out: Path, stage: str, topology: str, *, compiled: bool, sampled: bool) -> bool:
+  """Writes one plan, unless it is there; whether it is there now."""
   path = out / f"{stage}-{topology.replace(':', '-')}.json"
   if path.exists():
-    return
+    have = _read(path)
+    if (have["train"]["time"]["compiler"] or not compiled) and (have["sample"] or not sampled):
+      return True
   run = [f"--gin_file=configs/runs/paper/{stage}.gin", "--gin_file=configs/sharding/pod.gin"]
   command = [sys.executable, "-m", "noise2music.cli", "plan", *run, f"--topology={topology}"]
-  done = subprocess.run([*command, "--json", *options], capture_output=True, text=True)
+  options = ["--json"] + ["--no_compile"] * (not compiled) + ["--clips=0"] * (not sampled)
+  done = subprocess.run([*command, *options], capture_output=True, text=True)
   if done.returncode:
     print(f"{stage} on {topology}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
-    return
+    return False
   path.write_text(done.stdout)
   print(f"{stage} on {topology}: done", flush=True)
+  return True
 
 
 def table(out: Path) -> str:
   """The plans in `out` as Markdown: training, sampling, and what the cycles are spent on."""
-  plans = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
+  plans = [_read(path) for path in sorted(out.glob("*.json"))]
+  if not plans:
+    raise UserError(f"no plans in {out}: make some, by leaving out --table")
   plans.sort(key=lambda plan: (plan["topology"], STAGES.index(plan["stage"])))
   programs = [(plan, part) for part in ("train", "sample") for plan in plans if _kinds(plan, part)]
   return "\n\n".join(
@@ -74,11 +84,18 @@ def table(out: Path) -> str:
   )
 
 
+def _read(path: Path) -> dict:
+  plan = json.loads(path.read_text())
+  if not isinstance(plan, dict) or plan.get("stage") not in STAGES or "train" not in plan:
+    raise UserError(f"{path} is no plan of a model of the paper: move it away")
+  return plan
+
+
 def _training(plan: Mapping) -> list[str]:
   part = plan["train"]
   return [
     plan["stage"].replace("_", " "), plan["topology"], f"{plan['rows_per_chip']:g}",
-    f"{part['flops'] / 1e15:.2f}", _peak(part),
+    f"{part['flops'] / 1e15:.2f}", _memory(part),
     *_times(part), _ratio(part), _ms(part, "collectives"),
     " to ".join(f"{day:.1f}" for day in plan["days"]), *_compilation(part),
   ]  # fmt: skip
@@ -88,21 +105,16 @@ def _sampling(plan: Mapping) -> list[str]:
   part, paper = plan["sample"], PAPER_MS[plan["stage"]]
   compiler = part["time"]["compiler"]
   return [
-    plan["stage"].replace("_", " "), f"{part['flops'] / 1e12:.2f}", _peak(part),
+    plan["stage"].replace("_", " "), f"{part['flops'] / 1e12:.2f}", _memory(part),
     *_times(part), f"{paper:g}", f"{1e3 * compiler / paper:.2f}" if compiler else "",
     *_compilation(part),
   ]  # fmt: skip
 
 
-def _peak(part: Mapping) -> str:
-  if part["program"]:
-    return f"{part['program']['peak_bytes'] / 2**30:.1f}"
-  room = part["room"]
-  return f"{room['peak_bytes'] / 2**30:.1f}: does not fit" if room and not _fits(room) else ""
-
-
-def _fits(room: Mapping) -> bool:
-  return room["peak_bytes"] <= room["capacity_bytes"]
+def _memory(part: Mapping) -> str:
+  needed, there = part["room"]["needed_bytes"], part["room"]["capacity_bytes"]
+  told = f"{needed / 2**30:.1f} of {there / 2**30:.1f}"
+  return told if needed <= there else f"{told}: does not fit"
 
 
 def _times(part: Mapping) -> list[str]:
@@ -145,24 +157,31 @@ def _line(cells: Sequence[str]) -> str:
   return f"| {' | '.join(cells)} |"
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str]) -> int:
+  parser = Parser(description=__doc__.splitlines()[0])
   parser.add_argument("--out", type=Path, required=True)
   parser.add_argument("--table", action="store_true")
   parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES)
   parser.add_argument("--topologies", nargs="+", default=TOPOLOGIES)
   parser.add_argument("--no_compile", action="store_true")
   parser.add_argument("--training_alone", action="store_true")
-  flags = parser.parse_args()
+  flags = parser.parse_args(argv)
   if flags.table:
     print(table(flags.out))
-    return
+    return 0
+  for topology in flags.topologies:
+    if parse_topology(topology).chip is None:
+      raise UserError(f"{topology} is this machine, whose speed nobody knows: give slices of TPU")
   flags.out.mkdir(parents=True, exist_ok=True)
-  for stage in flags.stages:
-    for topology in flags.topologies:
-      options = ["--no_compile"] * flags.no_compile + ["--clips=0"] * flags.training_alone
-      make(flags.out, stage, topology, options)
+  made = [
+    make(
+      flags.out, stage, topology, compiled=not flags.no_compile, sampled=not flags.training_alone
+    )
+    for stage in flags.stages
+    for topology in flags.topologies
+  ]
+  return 0 if all(made) else 1
 
 
 if __name__ == "__main__":
-  main()
+  measure.main(main)

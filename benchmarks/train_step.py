@@ -73,8 +73,8 @@ def measured(training: Training, *, rounds: int) -> dict:
 
 def main(argv: Sequence[str]) -> int:
   parser = measure.step_parser(__doc__.splitlines()[0])
-  parser.add_argument("--batch", type=int, help="clips; as the size says where left out")
-  parser.add_argument("--seconds", type=float, help="of each clip; as the size says")
+  parser.add_argument("--batch", type=measure.count, help="clips; as the size says where left out")
+  parser.add_argument("--seconds", type=measure.duration, help="of each clip; as the size says")
   flags, bindings = measure.parse_arguments(parser, argv)
   if flags.peers:
     from benchmarks.peers import race

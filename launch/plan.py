@@ -1,6 +1,6 @@
 """What training a stage and sampling it cost, on a slice that nobody has rented yet.
 
-  python -m launch.plan --gin_file=configs/runs/smoke/super_resolution.gin --topology=v4:2x2x1
+  n2m plan --gin_file=configs/runs/smoke/super_resolution.gin --topology=v4:2x2x1
 
 Counts parameters, operations and bytes, and compiles the real programs for the slice's chips where
 their compiler is installed (the extra [tpu]; no TPU is needed). Reads no data and no
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from launch import gin_main
 
 EXAMPLE = """\
-  python -m launch.plan --gin_file=configs/runs/smoke/super_resolution.gin --topology=cpu:1
+  n2m plan --gin_file=configs/runs/smoke/super_resolution.gin --topology=cpu:1
 Topologies: v4:2x2x1, v5e:16x16, v5p:8x8x16, v6e:4x4 (TPU); h100:8 or gpu:8, h200:8, a100:8
 (arithmetic alone); cpu:8 (virtual devices of this machine).
 """
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
   gin_utils.parse(
     [*flags.gin_file, NOTHING_READ], arguments.bindings, search_paths=flags.gin_search_paths
   )
-  gin_utils.check_macros_read(arguments.bindings)
+  gin_utils.check_macros_read(unless_in=NOTHING_READ)
   planner = Planner(
     topology=topology,
     clips=flags.clips,

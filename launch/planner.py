@@ -10,23 +10,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AbstractDevice
 
 from noise2music.batch import BatchSpec
 from noise2music.checkpoints.leaves import named_leaves
 from noise2music.errors import UserError
-from noise2music.nn.stacking import Auto
+from noise2music.pipeline import MOST_SECONDS
 from noise2music.planning.estimate import Fit
 from noise2music.planning.plan import Plan, ProgramPlan, plan_program
 from noise2music.planning.program import read_program
 from noise2music.planning.topology import Topology, serving
 from noise2music.planning.work import count_flops, residual_bytes
-from noise2music.sharding.mesh import AXES, MeshShape
-from noise2music.sharding.rules import BATCH, LogicalRules, replicated
+from noise2music.sharding.mesh import MeshShape
+from noise2music.sharding.rules import AnyMesh, LogicalRules, replicated
 from noise2music.stages.conditioning import Text
 from noise2music.stages.generate import lower_sample, sample
-from noise2music.stages.objective import DenoisingObjective
 from noise2music.training.loop import Training
-from noise2music.training.setup import Setup, check_batch, prepare
+from noise2music.training.setup import Setup, prepare
 
 # In the words of the TPU compiler, when it finds no way to fit a program: what it needs, of what.
 _TEMPORARIES = re.compile(r"HLO temporaries \(([\d.]+)([KMGT])\)\D+\(([\d.]+)([KMGT])\)")
@@ -55,10 +55,10 @@ class Planner:
   compile: bool
 
   def __post_init__(self):
-    if self.clips < 0 or not 0 < self.clip_seconds < math.inf:
+    if self.clips < 0 or not 0 < self.clip_seconds <= MOST_SECONDS:
       raise UserError(
-        f"{self.clips} clips of {self.clip_seconds:g} s cannot be sampled: give numbers above 0, or"
-        " 0 clips to plan training alone"
+        f"{self.clips} clips of {self.clip_seconds:g} s cannot be sampled: give numbers above 0 and"
+        f" at most {MOST_SECONDS} s, or 0 clips to plan training alone"
       )
 
   def plan(self, training: Training) -> Plan:
@@ -66,9 +66,8 @@ class Planner:
     training = self._on_slices(training)
     note = self.topology.why_not_compiled() if self.compile else "the arithmetic alone, as asked"
     compiling = note is None
-    if not compiling and self.topology.chip is not None:
-      training = dataclasses.replace(training, objective=_as_elsewhere(training.objective))
-    setup = self._prepare(training, compiling=compiling)
+    mesh = _mesh(training.mesh, self.topology, compiling=compiling)
+    setup = prepare(training, training.batches.local_spec.shapes(), mesh=mesh)
     spec, stage = training.batches.local_spec, training.objective.stage
     chips = self.topology.chips
     sample_on = serving(self.topology, clips=self.clips)
@@ -104,17 +103,6 @@ class Planner:
       )
     return dataclasses.replace(training, mesh=dataclasses.replace(training.mesh, slice=slices))
 
-  def _prepare(self, training: Training, *, compiling: bool) -> Setup:
-    """The run on the slice; for the arithmetic alone on one device, once the mesh is checked."""
-    topology = self.topology
-    if compiling:
-      return prepare(training, training.batches.local_spec.shapes(), devices=topology.devices())
-    sizes = dict(zip(AXES, training.mesh.resolve(topology.chips), strict=True))
-    shards = math.prod(sizes[axis] for axis in training.rules.mesh_axes(BATCH))
-    check_batch(training.batches.local_spec.batch_size, shards=shards, parts=training.accumulation)
-    one = dataclasses.replace(training, mesh=type(training.mesh)())
-    return prepare(one, training.batches.local_spec.shapes(), devices=jax.devices()[:1])
-
   def _train(self, training: Training, setup: Setup, *, compiling: bool) -> ProgramPlan:
     state = setup.shapes
     total_steps = jax.ShapeDtypeStruct((), "int32")
@@ -141,8 +129,7 @@ class Planner:
   def _sample(
     self, training: Training, setup: Setup, topology: Topology, *, compiling: bool
   ) -> ProgramPlan:
-    devices = topology.devices() if compiling else jax.devices()[:1]
-    mesh, rules = MeshShape().build(devices), LogicalRules()
+    mesh, rules = _mesh(MeshShape(), topology, compiling=compiling), LogicalRules()
     params, arguments = _sample_request(
       training.objective,
       setup.shapes.params,
@@ -171,6 +158,15 @@ class Planner:
     )
 
 
+def _mesh(shape: MeshShape, topology: Topology, *, compiling: bool) -> AnyMesh:
+  """Over devices to compile for; for the arithmetic alone, over what such devices would be."""
+  if compiling:
+    return shape.build(topology.devices())
+  chip = topology.chip
+  kind = AbstractDevice(chip.name if chip else "cpu", num_cores=None, platform=topology.platform)
+  return shape.abstract(topology.chips, kind=kind)
+
+
 def _bytes_of(number: str, unit: str) -> float:
   return float(number) * 1024 ** (1 + "KMGT".index(unit))
 
@@ -178,20 +174,11 @@ def _bytes_of(number: str, unit: str) -> float:
 def _remedy(training: Training, room: Fit, state_bytes: float, topology: Topology) -> str:
   """The parts in which the batch would fit, where any number of them does."""
   rows = training.batches.local_spec.batch_size // topology.chips
-  left, kept = room.capacity_bytes - state_bytes, room.peak_bytes - state_bytes
+  left, kept = room.capacity_bytes - state_bytes, room.needed_bytes - state_bytes
   for parts in range(training.accumulation + 1, rows + 1):
     if rows % parts == 0 and kept * training.accumulation / parts < left:
       return f"work the batch through in parts (--gin.ACCUMULATION={parts}) or take more chips"
   return "take chips with more memory, or a smaller model"
-
-
-def _as_elsewhere(objective: DenoisingObjective) -> DenoisingObjective:
-  """Keeping and computing again what an accelerator would, though it is traced for a processor."""
-  network = objective.stage.network
-  if isinstance(network.stacking, Auto):
-    network = network.clone(stacking=network.stacking.elsewhere)
-  stage = dataclasses.replace(objective.stage, network=network)
-  return dataclasses.replace(objective, stage=stage)
 
 
 def _sample_request(objective, params, *, rows, whole, clips: int, seconds: float):
@@ -244,7 +231,7 @@ def _compiled(lowered: Any, *, state_bytes: float) -> dict[str, Any]:
     needed, available = (_bytes_of(*figures.group(k, k + 1)) for k in (1, 3))
     if temporaries:  # which the arguments come on top of
       needed += state_bytes
-    return {"refused": Fit(peak_bytes=needed, capacity_bytes=available)}
+    return {"refused": Fit(needed_bytes=needed, capacity_bytes=available)}
   seconds = time.monotonic() - began
   return {"program": read_program(compiled), "compile_seconds": seconds}
 

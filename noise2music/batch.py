@@ -7,9 +7,12 @@ batch brings what it gave.
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Mapping
 
 import numpy as np
+
+from noise2music.errors import UserError
 
 AUDIO = "audio"  # int16 [batch, samples], mono, at the data set's sample rate; 32768 is 1.0
 AUDIO_LENGTH = "audio_length"  # int32 [batch], samples that are real; the rest is padding
@@ -30,6 +33,8 @@ class BatchSpec:
   batch_size: clips in the global batch. seconds: length of each clip or snippet.
   sample_rate_hz: of the int16 audio. token_length: tokens per text. text_width: of the texts'
   embeddings, where the batch brings them; 0 where it does not.
+
+  Raises UserError, when built, on a batch of nothing.
   """
 
   batch_size: int
@@ -37,6 +42,12 @@ class BatchSpec:
   sample_rate_hz: int = 24_000
   token_length: int = 64
   text_width: int = 0
+
+  def __post_init__(self):
+    if not isinstance(self.batch_size, int) or self.batch_size < 1:
+      raise UserError(f"batch_size is {self.batch_size!r}: give a whole number of clips above 0")
+    if not 0 < self.seconds < math.inf:
+      raise UserError(f"seconds is {self.seconds!r}: give the length of a clip, above 0")
 
   @property
   def samples(self) -> int:

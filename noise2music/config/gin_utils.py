@@ -139,15 +139,21 @@ def dead_bindings() -> list[str]:
   ]
 
 
-def check_macros_read(bindings: Sequence[str]) -> None:
-  """Raises UserError on a macro among `bindings` that nothing parsed so far reads."""
+def check_macros_read(*, unless_in: str | None = None) -> None:
+  """Raises UserError on a macro that nothing parsed so far reads; those that the gin file
+  `unless_in` sets may go unread.
+  """
   read = {
     "/".join(reference.scopes)
     for reference in gin_config.iterate_references(gin_config._CONFIG)
     if reference.configurable.wrapped is gin_config.macro
   }
-  for name in (binding.partition("=")[0].strip() for binding in bindings):
-    if name.isupper() and name not in read:
+  if unless_in is not None:
+    with open(search.resolve(unless_in, folders=search.prefixes()), encoding="utf-8") as file:
+      bound = _statements(file, config_parser.BindingStatement)
+    read |= {statement.selector for statement in bound if not statement.arg_name}
+  for name in (scope for scope, selector in gin_config._CONFIG if selector == "gin.macro"):
+    if name not in read:
       near = search.suggestion(name, sorted(read))
       raise UserError(f"nothing uses {name}{near}: correct the name or leave it out")
 

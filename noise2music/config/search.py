@@ -35,6 +35,8 @@ def resolve(name: str, *, folders: Sequence[str]) -> str:
     path = Path(folder, name).expanduser()
     if path.is_file():
       return str(path)
+    if (path / "config.gin").is_file():
+      raise UserError(f"{name} is the folder of a run: give its config, {path / 'config.gin'}")
   raise UserError(f"no gin file {name!r}{suggestion(name, available(folders))}: {_where(folders)}")
 
 

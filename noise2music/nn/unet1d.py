@@ -152,13 +152,7 @@ class UNet1D(nn.Module):
       float32 of the target's shape.
     """
     _check_inputs(self, x, text, text_mask, text_keep, aligned, embedding)
-    level = TimeEmbedding(self.base_width, name="time_embedding")(t)
-    if self.combine:
-      level = level + dense(
-        self.base_width, kernel_axes=(axes.EMBEDDING, axes.CHANNELS_OUT), name="embedding_entry"
-      )(embedding.astype(jnp.float32))
-    inputs = BlockInputs(level, self._text_input(x, text, text_mask, text_keep))
-
+    inputs = BlockInputs(self._level(t, embedding), self._text_input(x, text, text_mask, text_keep))
     pieces = self._pieces(x)
     x = EntryConv1D(self.base_width, EDGE_KERNEL, dtype=self.dtype, pieces=pieces[0], name="entry")(
       conv.fold(x, self.patch)
@@ -188,6 +182,15 @@ class UNet1D(nn.Module):
       name="exit",
     )
     return conv.unfold(exit(norm(x)), self.patch)
+
+  def _level(self, t: Level, embedding) -> Float[Array, "batch width"]:
+    """The embedded diffusion time, with the vector of COMBINE where there is one."""
+    level = TimeEmbedding(self.base_width, name="time_embedding")(t)
+    if not self.combine:
+      return level
+    kernel_axes = (axes.EMBEDDING, axes.CHANNELS_OUT)
+    entry = dense(self.base_width, kernel_axes=kernel_axes, name="embedding_entry")
+    return level + entry(embedding.astype(jnp.float32))
 
   def _pieces(self, x: Signal) -> list[int]:
     """Of the entry and each depth."""

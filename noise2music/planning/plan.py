@@ -102,10 +102,11 @@ def plan_program(
   advice = []
   if chip is not None:
     time = step_time(chip, flops_per_chip=flops / chips, program=program, loops=loops)
-    counted = program.peak_bytes if program else state_bytes + (activation_bytes or 0.0)
+    counted = program.memory_bytes if program else state_bytes + (activation_bytes or 0.0)
     room = refused or fit(chip, counted)
-    of = f"{room.peak_bytes / GIB:.1f} of {room.capacity_bytes / GIB:.1f} GiB a chip"
-    fits = "fits" if program else "may fit, by state and activations alone"
+    of = f"{room.needed_bytes / GIB:.1f} of {room.capacity_bytes / GIB:.1f} GiB a chip"
+    known = "parameters" if activation_bytes is None else "state and activations"
+    fits = "fits" if program else f"may fit, by {known} alone"
     advice.append(f"{fits}: {of}" if room.fits else f"does not fit: {of}: {remedy(room)}")
   return ProgramPlan(
     flops=flops,

@@ -40,14 +40,15 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProgramCost:
-  """Of one run on one device. cycles: None where the compiler estimates none. cycles_by_kind: of
-  fusions that multiply (`products`, with what the compiler computes along the way), and of others
-  by what they end in, the largest first.
+  """Of one run on one device. memory_bytes: set aside for arguments, results that take the place of
+  none, and temporaries; the compiler's own peak leaves out the gaps between them. cycles: None
+  where the compiler estimates none. cycles_by_kind: of fusions that multiply (`products`, with what
+  the compiler computes along the way), and of others by what they end in, the largest first.
   """
 
   argument_bytes: int
   temporary_bytes: int
-  peak_bytes: int
+  memory_bytes: int
   code_bytes: int
   traffic_bytes: float
   cycles: float | None
@@ -60,12 +61,11 @@ def read_program(compiled: Any) -> ProgramCost:
   memory = compiled.memory_analysis()
   arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
   results = memory.output_size_in_bytes - memory.alias_size_in_bytes
-  peak = getattr(memory, "peak_memory_in_bytes", 0) or arguments + results + temporary
   total = _Text(compiled.as_text()).total()
   return ProgramCost(
     argument_bytes=arguments,
     temporary_bytes=temporary,
-    peak_bytes=peak,
+    memory_bytes=arguments + results + temporary,
     code_bytes=memory.generated_code_size_in_bytes,
     traffic_bytes=total["bytes"],
     cycles=total["cycles"] or None,

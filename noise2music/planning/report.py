@@ -10,7 +10,8 @@ def as_text(plan: Plan) -> str:
   """Some forty lines: what is planned, what it costs, whether it fits."""
   slices = f"{plan.slices} slices of " if plan.slices > 1 else ""
   lines = [
-    f"{plan.stage} on {slices}{plan.topology}: {plan.chips} chips, {plan.hosts} hosts",
+    f"{plan.stage} on {slices}{plan.topology}: {_some(plan.chips, 'chip')},"
+    f" {_some(plan.hosts, 'host')}",
     *([f"note: {plan.note}"] if plan.note else []),
     "",
     f"parameters     {sum(plan.parameters.values()) / MEGA:,.1f} M",
@@ -31,11 +32,15 @@ def as_text(plan: Plan) -> str:
   if plan.sample is not None:
     lines += [
       "",
-      f"sampling step: {plan.clips} clips of {plan.clip_seconds:g} s on {plan.sample_chips} chips,"
-      f" {plan.sampling_steps} steps",
+      f"sampling step: {_some(plan.clips, 'clip')} of {plan.clip_seconds:g} s on"
+      f" {_some(plan.sample_chips, 'chip')}, {_some(plan.sampling_steps, 'step')}",
       *_program(plan.sample),
     ]
   return "\n".join(lines)
+
+
+def _some(count: int, name: str) -> str:
+  return f"{count} {name}{'s' * (count != 1)}"
 
 
 def _input(plan: Plan) -> str:
@@ -56,12 +61,12 @@ def _program(part: ProgramPlan) -> list[str]:
     kept = part.activation_bytes / GIB
     lines.append(f"  activations  {kept:,.2f} GiB a chip, kept for the gradient")
   if (program := part.program) is not None:
-    peak, given, temporary = (
+    all_of_it, given, temporary = (
       f"{n / GIB:,.2f}"
-      for n in (program.peak_bytes, program.argument_bytes, program.temporary_bytes)
+      for n in (program.memory_bytes, program.argument_bytes, program.temporary_bytes)
     )
     lines += [
-      f"  program      peak {peak} GiB a chip ({given} arguments, {temporary} temporary)",
+      f"  program      {all_of_it} GiB a chip ({given} arguments, {temporary} temporary)",
       f"               {program.code_bytes / MEGA:,.1f} MB of code, compiled in"
       f" {part.compile_seconds:,.0f} s",
     ]

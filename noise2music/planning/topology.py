@@ -45,14 +45,17 @@ class Topology:
     return self.slices * math.ceil(math.prod(self.shape) / self.chip.chips_per_host)
 
   @property
-  def is_tpu(self) -> bool:
-    return self.chip is not None and self.chip.name in _DIMENSIONS
+  def platform(self) -> str:
+    """As jax calls it."""
+    if self.chip is None:
+      return "cpu"
+    return "tpu" if self.chip.name in _DIMENSIONS else "gpu"
 
   def why_not_compiled(self) -> str | None:
     """One sentence where no program can be compiled for it here."""
     if self.chip is None:
       return None
-    if not self.is_tpu:
+    if self.platform != "tpu":
       return f"no compiler for {self.chip.name} works without one: this is the arithmetic alone"
     return None if importlib.util.find_spec("libtpu") else _NO_COMPILER
 
@@ -92,7 +95,7 @@ class Topology:
 
 def serving(topology: Topology, *, clips: int) -> Topology:
   """The part of a slice that samples: four chips at most; a single GPU."""
-  if not topology.is_tpu:
+  if topology.platform != "tpu":
     return dataclasses.replace(topology, shape=(1,), slices=1)
   shape = tuple(min(most, there) for most, there in zip((2, 2, 1), topology.shape, strict=False))
   chips = math.prod(shape)
@@ -116,9 +119,11 @@ def parse_topology(name: str, *, slices: int = 1) -> Topology:
     )
   shape = tuple(map(int, size.split("x")))
   wanted = _DIMENSIONS.get(kind, 1)
-  if len(shape) != wanted or 0 in shape:
+  if 0 in shape:
+    raise UserError(f"{name!r} has no chips: give each of its dimensions at least 1")
+  if len(shape) != wanted:
     raise UserError(
-      f"{name!r} has {len(shape)} dimensions and {kind} has {wanted}: write for instance"
+      f"{name!r} has {len(shape)} dimension(s) and {kind} has {wanted}: write for instance"
       f" {kind}:{'x'.join(['2', '2', '1'][:wanted])}"
     )
   if slices < 1 or (slices > 1 and kind not in _DIMENSIONS):

@@ -7,16 +7,17 @@ sharding rule.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import jax
-import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 
 from noise2music.errors import UserError
 
 AXES = ("slice", "data", "fsdp", "sequence")
+_TYPES = (AxisType.Auto,) * len(AXES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,21 +41,30 @@ class MeshShape:
   def resolve(self, devices: int) -> tuple[int, ...]:
     """The sizes with -1 filled in. Raises UserError where `devices` do not divide so."""
     sizes = list(self.sizes)
-    fixed = int(np.prod([n for n in sizes if n != -1]))
+    fixed = math.prod(n for n in sizes if n != -1)
     if -1 in sizes and devices % fixed == 0:
       sizes[sizes.index(-1)] = devices // fixed
-    if int(np.prod(sizes)) != devices:
+    if math.prod(sizes) != devices:
       raise UserError(
         f"mesh {self.sizes} over {AXES} does not fit {devices} devices: "
-        "choose sizes whose product is that number, or -1 for one of them"
+        f"choose sizes whose product is that number, or -1 for one of them{self._such_as(devices)}"
       )
     return tuple(sizes)
+
+  def _such_as(self, devices: int) -> str:
+    """A flag that makes it fit, where another size of one axis does."""
+    for axis, size in sorted(zip(AXES, self.sizes, strict=True), key=lambda pair: -pair[1]):
+      left, rest = divmod(devices, math.prod(n for n in self.sizes if n != -1) // size)
+      if size > 1 and not rest:
+        return (
+          f", as by --gin.MeshShape.{axis}={math.gcd(size, left) if -1 in self.sizes else left}"
+        )
+    return ""
 
   def build(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh over `devices` (default: all of them)."""
     devices = list(jax.devices() if devices is None else devices)
     sizes = self.resolve(len(devices))
-    types = (AxisType.Auto,) * len(AXES)
     # Only real slices have an index; virtual devices are simply laid out in order.
     if sizes[0] > 1 and getattr(devices[0], "slice_index", None) is not None:
       grid = mesh_utils.create_hybrid_device_mesh(
@@ -63,4 +73,8 @@ class MeshShape:
     else:
       # An axis of 8 takes a torus of 4 x 4 x 4 apart, which `jax.make_mesh` would refuse.
       grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-    return Mesh(grid, AXES, axis_types=types)
+    return Mesh(grid, AXES, axis_types=_TYPES)
+
+  def abstract(self, devices: int, *, kind: AbstractDevice) -> AbstractMesh:
+    """The mesh over so many devices of a kind, none of them here: for shapes and shardings."""
+    return AbstractMesh(self.resolve(devices), AXES, axis_types=_TYPES, abstract_device=kind)

@@ -8,16 +8,18 @@ paper on TPU v4 and larger chips.
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import jax
 import numpy as np
 from flax.core import meta, spmd
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from noise2music.errors import UserError
 from noise2music.sharding.mesh import AXES
 from noise2music.typing import PyTree
 
+AnyMesh: TypeAlias = Mesh | AbstractMesh  # of devices, or of what they would be
 BATCH = "batch"  # logical name of the batch axis of every input
 
 
@@ -48,7 +50,7 @@ class LogicalRules:
   def mesh_axes(self, name: str | None) -> tuple[str, ...]:
     return _as_tuple(dict(self.pairs).get(name)) if name else ()
 
-  def spec(self, names: tuple[str | None, ...], *, shape: tuple[int, ...], mesh: Mesh):
+  def spec(self, names: tuple[str | None, ...], *, shape: tuple[int, ...], mesh: AnyMesh):
     """PartitionSpec of an array of `shape` whose axes have these logical names."""
     taken: set[str] = set()
     entries = []
@@ -63,12 +65,12 @@ class LogicalRules:
       entries.pop()
     return PartitionSpec(*entries)
 
-  def shardings(self, boxed: PyTree, *, mesh: Mesh) -> PyTree:
+  def shardings(self, boxed: PyTree, *, mesh: AnyMesh) -> PyTree:
     """NamedShardings for a tree that may hold flax's logical partitioning boxes, unboxed in form.
 
     Args:
       boxed: what a module's `init` returned, or `jax.eval_shape` of it.
-      mesh: from `MeshShape.build`.
+      mesh: from `MeshShape.build` or `MeshShape.abstract`.
     """
 
     def one(leaf):
@@ -100,23 +102,26 @@ class LogicalRules:
       local[longest] //= parts
     return NamedSharding(mesh, PartitionSpec(*(tuple(names) or None for names in axes)))
 
-  def batch_shards(self, mesh: Mesh) -> int:
+  def batch_shards(self, mesh: AnyMesh) -> int:
     """Into how many parts a batch is split."""
     return int(np.prod([mesh.shape[a] for a in self.mesh_axes(BATCH)], initial=1))
 
-  def batch_sharding(self, mesh: Mesh) -> NamedSharding:
+  def batch_sharding(self, mesh: AnyMesh) -> NamedSharding:
     """Every array of a batch is split along its first axis."""
     axes = self.mesh_axes(BATCH)
     return NamedSharding(mesh, PartitionSpec(axes) if axes else PartitionSpec())
 
   @contextlib.contextmanager
-  def activate(self, mesh: Mesh) -> Iterator[None]:
-    """Within, flax's logical constraints on activations mean these rules on this mesh."""
-    with jax.set_mesh(mesh), spmd.logical_axis_rules(self.pairs):
+  def activate(self, mesh: AnyMesh) -> Iterator[None]:
+    """Within, flax's logical constraints on activations mean these rules on this mesh, and layers
+    take the forms for its devices."""
+    abstract = isinstance(mesh, AbstractMesh)
+    within = jax.sharding.use_abstract_mesh(mesh) if abstract else jax.set_mesh(mesh)
+    with within, spmd.logical_axis_rules(self.pairs):
       yield
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 

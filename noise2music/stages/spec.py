@@ -11,7 +11,7 @@ from noise2music.diffusion.losses import SimplifiedWeight
 from noise2music.diffusion.samplers import Ancestral, Sampler
 from noise2music.diffusion.time_steps import UniformSteps
 from noise2music.stages.conditioning import Aligned, Combine, Condition, CrossAttention, Stacked
-from noise2music.stages.representations import Representation, Waveform
+from noise2music.stages.representations import Representation, Spectrogram, Waveform
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,6 +116,16 @@ class Stage:
       ),
       (self.train_seconds <= 0, f"train_seconds must be positive, got {self.train_seconds}"),
     ]
+    for made in (self.target, *(condition.source for condition in self.signals.values())):
+      if isinstance(made, Spectrogram):
+        log_mel = made.log_mel
+        problems.append(
+          (
+            round(self.train_seconds * log_mel.sample_rate_hz) % log_mel.hop,
+            f"train_seconds = {self.train_seconds} is no whole number of the spectrogram's frames:"
+            f" give a multiple of {1 / made.rate_hz:g} s",
+          )
+        )
     for wrong, message in problems:
       if wrong:
         raise ValueError(f"stage {self.name!r}: {message}")

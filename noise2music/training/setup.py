@@ -1,18 +1,18 @@
 """Everything between a `Training` and its first step: shapes, shardings, the compiled update."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 
 from noise2music.checkpoints.leaves import describe, named_leaves, nested, with_leaves
 from noise2music.checkpoints.manager import check_same_model
 from noise2music.errors import UserError
-from noise2music.sharding.rules import replicated, unbox
+from noise2music.sharding.rules import AnyMesh, replicated, unbox
 from noise2music.training.state import TrainState, initial_state, split, state_shardings
 from noise2music.training.step import make_step
 from noise2music.typing import Batch, Objective, PyTree
@@ -28,7 +28,7 @@ class Setup:
   batch: shapes of the global batch, with shardings. step: what make_step returned, jitted.
   """
 
-  mesh: Mesh
+  mesh: AnyMesh
   shapes: TrainState
   mask: PyTree
   batch: dict[str, jax.ShapeDtypeStruct]
@@ -69,17 +69,17 @@ class Setup:
     return out
 
 
-def prepare(training, batch: Batch, *, devices: Sequence[jax.Device] | None = None) -> Setup:
+def prepare(training, batch: Batch, *, mesh: AnyMesh | None = None) -> Setup:
   """Builds a Setup without touching an array of the model.
 
   Args:
     training: a `loop.Training`.
     batch: one batch of this host, for its shapes.
-    devices: for the mesh; all that there are where None.
+    mesh: in place of one over all devices that there are.
   """
-  mesh = training.mesh.build(devices)
+  mesh = training.mesh.build() if mesh is None else mesh
   rules, objective = training.rules, training.objective
-  check_batch(_rows(batch), shards=rules.batch_shards(mesh), parts=training.accumulation)
+  _check_batch(_rows(batch), shards=rules.batch_shards(mesh), parts=training.accumulation)
   key = jax.random.fold_in(jax.random.key(training.seed), _INIT)
   sharding = rules.batch_sharding(mesh)
   example = {k: jax.ShapeDtypeStruct(np.shape(v), np.asarray(v).dtype) for k, v in batch.items()}
@@ -170,7 +170,7 @@ def _rows(batch: Batch) -> int:
   return next(iter(rows.values())) * jax.process_count()
 
 
-def check_batch(size: int, *, shards: int, parts: int) -> None:
+def _check_batch(size: int, *, shards: int, parts: int) -> None:
   """Raises UserError where a batch of `size` cannot be split among devices and parts."""
   if size % (shards * parts):
     raise UserError(

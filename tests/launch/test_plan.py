@@ -46,6 +46,18 @@ def test_arithmetic_of_a_paper_run_needs_no_data_no_weights_and_no_compiler() ->
   assert plan["days"] == [low * 840_000 / 86_400, high * 840_000 / 86_400]
 
 
+def test_arithmetic_counts_what_is_shared_among_chips() -> None:
+  run = ["--gin_file=configs/runs/paper/spectrogram_vocoder.gin", "--topology=v4:4x4x8"]
+  plain, pod = (
+    json.loads(_plan(*run, *more, "--clips=0", "--no_compile", "--json").stdout)["train"]
+    for more in ([], ["--gin_file=configs/sharding/pod.gin"])
+  )
+  parameters, others = 4 * 35.7e6, 3 * 4 * 35.7e6  # two moments and an average
+  assert plain["state_bytes"] == pytest.approx(parameters + others, rel=0.01)
+  assert pod["state_bytes"] == pytest.approx(parameters + others / 8, rel=0.02)
+  assert pod["flops"] == plain["flops"]
+
+
 def test_training_alone_is_planned_for_no_clips() -> None:
   result = _plan(SMOKE, "--topology=v4:2x2x1", "--clips=0", "--no_compile", *FEW)
   assert result.returncode == 0, result.stderr
@@ -58,7 +70,7 @@ def test_virtual_devices_are_compiled_for() -> None:
   assert result.returncode == 0, result.stderr
   train = json.loads(result.stdout)["train"]
   assert "all-reduce" in {each["kind"] for each in train["program"]["collectives"]}
-  assert train["program"]["peak_bytes"] > train["state_bytes"] > 0
+  assert train["program"]["memory_bytes"] > train["state_bytes"] > 0
   assert train["seconds"] is None, "nobody knows how fast this processor is"
 
 
@@ -75,10 +87,22 @@ def test_a_tpu_is_compiled_for_without_one() -> None:
   [
     (["--topology=v9:2x2"], "no slice is called 'v9:2x2'"),
     (["--topology=h100:8", "--gin.BATCH_SIZE=3"], "does not divide"),
-    (["--topology=h100:8", "--gin.MeshShape.fsdp=16"], "does not fit 8 devices"),
+    (["--topology=h100:8", "--gin.MeshShape.fsdp=16"], "as by --gin.MeshShape.fsdp=8"),
+    (["--topology=v4:2x2x1", "--gin.BATCH_SIZE=0", "--no_compile"], "batch_size is 0: give"),
+    (["--topology=v4:2x2x1", "--gin.BATCH_SIZE=64.5", "--no_compile"], "batch_size is 64.5: give"),
+    (["--topology=v4:2x2x1", "--gin.TRAIN_SECONDS=0", "--no_compile"], "seconds is 0: give"),
+    (["--topology=v4:2x2x1", "--clip_seconds=1e9", "--no_compile"], "at most 600 s"),
     (["--topology=v4:2x2x1", "--clips=3", "--no_compile"], "multiple of 4"),
     (["--topology=v4:2x2x1", "--clips=-4", "--no_compile"], "give numbers above 0"),
     (["--topology=v4:2x2x1", "--no_compile", "--gin.BATCHSIZE=8"], "nothing uses BATCHSIZE"),
+    (
+      [
+        "--topology=v4:2x2x1",
+        "--gin_file=configs/runs/smoke/spectrogram_vocoder.gin",
+        "--gin.TRAIN_SECONDS=2.345",
+      ],
+      "give a multiple of 0.01 s",
+    ),
   ],
 )
 def test_mistakes_are_one_sentence(arguments: list[str], message: str) -> None:
@@ -86,6 +110,15 @@ def test_mistakes_are_one_sentence(arguments: list[str], message: str) -> None:
   assert result.returncode == 2
   assert message in result.stderr
   assert result.stderr.count("\n") == 1
+
+
+def test_a_macro_misspelt_in_a_file_is_named(tmp_path) -> None:
+  (tmp_path / "mine.gin").write_text("BATCHSIZE = 8\n")
+  result = _plan(
+    SMOKE, f"--gin_file={tmp_path / 'mine.gin'}", "--topology=v4:2x2x1", "--no_compile"
+  )
+  assert result.returncode == 2
+  assert "nothing uses BATCHSIZE (did you mean 'BATCH_SIZE'?)" in result.stderr
 
 
 def lowered(words: str):

@@ -47,6 +47,7 @@ def test_statistics_are_those_of_whole_clips(dtype):
 
 @pytest.mark.parametrize("kernel_size", [4, 5])
 @pytest.mark.parametrize("cutting", [4, (8, 4, 2), (1, 2, 4)])
+@pytest.mark.usefixtures("light_compilation")
 def test_network_and_its_gradient_are_the_same_in_pieces(cutting, kernel_size, monkeypatch):
   """Cut alike at the entry and all depths, or into numbers of their own."""
   if isinstance(cutting, tuple):
@@ -84,6 +85,7 @@ def test_network_and_its_gradient_are_the_same_in_pieces(cutting, kernel_size, m
   assert all(np.any(leaf) for leaf in jax.tree.leaves(whole))
 
   def near(a, b):
+    np.testing.assert_allclose(a, b, atol=1e-5 * scale)
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max() + 1e-6 * scale)
 
   jax.tree.map(near, cut, whole)

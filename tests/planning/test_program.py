@@ -63,7 +63,7 @@ def test_a_program_for_this_machine() -> None:
   x = jax.ShapeDtypeStruct((256, 256), "float32")
   cost = read_program(jax.jit(rounds).lower(x).compile())
   assert cost.argument_bytes == 256 * 256 * 4
-  assert cost.peak_bytes >= 2 * 256 * 256 * 4
+  assert cost.memory_bytes >= 2 * 256 * 256 * 4
   assert cost.cycles is None
   assert cost.collectives == ()
   # A product reads its operand and writes; the sine reads and writes: within one loop, six times.
@@ -96,7 +96,7 @@ def test_the_all_reduce_of_a_data_parallel_gradient_is_found() -> None:
 COST = ProgramCost(
   argument_bytes=0,
   temporary_bytes=0,
-  peak_bytes=0,
+  memory_bytes=0,
   code_bytes=0,
   traffic_bytes=1200e9,
   cycles=2.1e9,

@@ -28,10 +28,11 @@ def test_slices_multiply() -> None:
     ("v9:2x2x1", "no slice is called 'v9:2x2x1'"),
     ("v4", "no slice is called 'v4'"),
     ("v4:2x2xtwo", "no slice is called"),
-    ("v4:2x2", "has 2 dimensions and v4 has 3"),
-    ("v5e:2x2x1", "has 3 dimensions and v5e has 2"),
-    ("v4:2x0x1", "dimensions"),
-    ("h100:2x4", "has 2 dimensions and h100 has 1"),
+    ("v4:2x2", "has 2 dimension.s. and v4 has 3"),
+    ("v5e:2x2x1", "has 3 dimension.s. and v5e has 2"),
+    ("v4:2x0x1", "has no chips: give each of its dimensions at least 1"),
+    ("gpu:0", "'gpu:0' has no chips"),
+    ("h100:2x4", "has 2 dimension.s. and h100 has 1"),
   ],
 )
 def test_a_name_that_says_no_slice_is_refused(name: str, message: str) -> None:

@@ -1,5 +1,6 @@
 """The mesh and the table from logical names to mesh axes, asserted on eight virtual devices."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -7,11 +8,13 @@ import textwrap
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 from flax.core import meta
-from jax.sharding import AxisType
+from jax.sharding import AbstractDevice, AxisType
 
 from noise2music.errors import UserError
+from noise2music.nn.platform import platform
 from noise2music.sharding.mesh import AXES, MeshShape
 from noise2music.sharding.rules import LogicalRules, unbox
 
@@ -48,6 +51,36 @@ def test_minus_one_takes_what_is_left(shape, devices, sizes):
 def test_sizes_that_do_not_fit_are_refused(shape):
   with pytest.raises(UserError, match="does not fit 8 devices"):
     shape.resolve(8)
+
+
+@pytest.mark.parametrize(
+  ("shape", "devices", "mend"),
+  [
+    (MeshShape(fsdp=8), 4, "fsdp=4"),
+    (MeshShape(data=2, fsdp=8), 8, "fsdp=4"),
+    (MeshShape(data=16, fsdp=8), 32, "data=4"),
+    (MeshShape(fsdp=3), 8, "fsdp=1"),
+  ],
+)
+def test_the_axis_to_change_is_named(shape, devices, mend):
+  with pytest.raises(UserError, match=rf"as by --gin.MeshShape.{mend}$"):
+    shape.resolve(devices)
+  axis, size = mend.split("=")
+  dataclasses.replace(shape, **{axis: int(size)}).resolve(devices)
+
+
+def test_a_mesh_of_devices_that_are_not_here_gives_their_shardings_and_their_platform():
+  chips = AbstractDevice("v4", num_cores=None, platform="tpu")
+  mesh = MeshShape(fsdp=8).abstract(256, kind=chips)
+  rules = LogicalRules(pairs=(("batch", ("data", "fsdp")), ("out", "fsdp")))
+  (sharding,) = rules.shardings([meta.Partitioned(jnp.zeros((3, 16)), (None, "out"))], mesh=mesh)
+  assert sharding.shard_shape((3, 16)) == (3, 2)
+  assert rules.batch_shards(mesh) == 256
+  assert platform() == "cpu"
+  with rules.activate(mesh):
+    assert platform() == "tpu"
+    assert jax.eval_shape(jax.jit(lambda x: jnp.zeros(platform() == "tpu")), 1.0).shape == (1,)
+  assert platform() == "cpu"
 
 
 @pytest.mark.parametrize("sizes", [{"data": 0}, {"data": -1, "fsdp": -1}, {"fsdp": 2.0}])

@@ -14,6 +14,7 @@ import tiny
 from noise2music.audio.resample import resample
 from noise2music.errors import UserError
 from noise2music.nn.unet1d import UNet1D
+from noise2music.planning.work import count_flops
 from noise2music.stages.cascade import Cascade
 from noise2music.stages.conditioning import Text
 from noise2music.stages.generate import clip_keys, sample
@@ -114,17 +115,23 @@ def test_guidance_of_one_ignores_the_unconditional_branch() -> None:
     *objective.text_conditioner.tokenize(["a jig"], length=32),
     keep=np.ones(1, bool),
   )
-  clips = {}
-  for scale in (1.0, 2.0):
+
+  def clip(scale):
     sampling = Sampling(
       time_steps=tiny.SAMPLING.time_steps, sampler=tiny.SAMPLING.sampler, guidance_scale=scale,
       clip_percentile=None,
     )  # fmt: skip
-    clips[scale] = sample(
+    return sample(
       objective.stage, params["network"], keys=clip_keys([3], stage_name="s"), steps=64,
       text=text, sampling=sampling,
     )  # fmt: skip
-  assert np.abs(clips[1.0] - clips[2.0]).max() > 1e-3
+
+  assert np.abs(clip(1.0) - clip(2.0)).max() > 1e-3
+  # One network in place of two, and that the conditional one: the clip is that of a scale beside 1.
+  assert count_flops(lambda: clip(2.0)) == pytest.approx(
+    2 * count_flops(lambda: clip(1.0)), rel=0.01
+  )
+  np.testing.assert_allclose(clip(1.0), clip(1 + 1e-6), atol=1e-4)
 
 
 @pytest.mark.parametrize("clip_percentile", [None, 99.0])

@@ -102,7 +102,7 @@ def training_of(stage: str, size: str, bindings: Sequence[str] = ()) -> Training
   """The run, with the shapes of a data set for data and random weights for its text encoder."""
   files = [name.format(stage) for name in SIZES[size]]
   gin_utils.parse([*files, NOTHING_READ], bindings)
-  gin_utils.check_macros_read(unless_in=NOTHING_READ)
+  gin_utils.check_macros_read(unless=gin_utils.macros_set_in(NOTHING_READ))
   training = gin_utils.build(Training)
   text = training.objective.text_conditioner
   if text is None:

@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
   given = ['MODEL_DIR = "unset"', *([f"EMBEDDINGS = {flags.out!r}"] if flags.out else [])]
   bindings = [*given, *arguments.bindings, *NOT_YET]
   gin_utils.parse(flags.gin_file, bindings, search_paths=flags.gin_search_paths)
-  gin_utils.check_macros_read()
+  gin_utils.check_macros_read(unless=("MODEL_DIR", "EMBEDDINGS"))
   batches, conditioner = _of_run()
   path = flags.out or _embeddings_path()
   print(embed(batches, conditioner, path=path, batch_size=flags.batch_size))

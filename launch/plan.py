@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
   gin_utils.parse(
     [*flags.gin_file, NOTHING_READ], arguments.bindings, search_paths=flags.gin_search_paths
   )
-  gin_utils.check_macros_read(unless_in=NOTHING_READ)
+  gin_utils.check_macros_read(unless=gin_utils.macros_set_in(NOTHING_READ))
   planner = Planner(
     topology=topology,
     clips=flags.clips,

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from noise2music.errors import UserError
-
 AUDIO = "audio"  # int16 [batch, samples], mono, at the data set's sample rate; 32768 is 1.0
 AUDIO_LENGTH = "audio_length"  # int32 [batch], samples that are real; the rest is padding
 TOKENS = "tokens"  # int32 [batch, tokens], 0 pads, 1 ends
@@ -34,7 +32,7 @@ class BatchSpec:
   sample_rate_hz: of the int16 audio. token_length: tokens per text. text_width: of the texts'
   embeddings, where the batch brings them; 0 where it does not.
 
-  Raises UserError, when built, on a batch of nothing.
+  Raises ValueError, when built, on a batch of nothing.
   """
 
   batch_size: int
@@ -45,9 +43,9 @@ class BatchSpec:
 
   def __post_init__(self):
     if not isinstance(self.batch_size, int) or self.batch_size < 1:
-      raise UserError(f"batch_size is {self.batch_size!r}: give a whole number of clips above 0")
+      raise ValueError(f"batch_size is {self.batch_size!r}: give a whole number of clips above 0")
     if not 0 < self.seconds < math.inf:
-      raise UserError(f"seconds is {self.seconds!r}: give the length of a clip, above 0")
+      raise ValueError(f"seconds is {self.seconds!r}: give the length of a clip, above 0")
 
   @property
   def samples(self) -> int:

@@ -139,21 +139,22 @@ def dead_bindings() -> list[str]:
   ]
 
 
-def check_macros_read(*, unless_in: str | None = None) -> None:
-  """Raises UserError on a macro that nothing parsed so far reads; those that the gin file
-  `unless_in` sets may go unread.
-  """
+def macros_set_in(gin_file: str) -> set[str]:
+  """Names of the macros that a shipped file sets."""
+  with open(search.resolve(gin_file, folders=search.prefixes()), encoding="utf-8") as file:
+    bound = _statements(file, config_parser.BindingStatement)
+  return {statement.selector for statement in bound if not statement.arg_name}
+
+
+def check_macros_read(*, unless: Collection[str]) -> None:
+  """Raises UserError on a macro that nothing parsed so far reads and that is not in `unless`."""
   read = {
     "/".join(reference.scopes)
     for reference in gin_config.iterate_references(gin_config._CONFIG)
     if reference.configurable.wrapped is gin_config.macro
   }
-  if unless_in is not None:
-    with open(search.resolve(unless_in, folders=search.prefixes()), encoding="utf-8") as file:
-      bound = _statements(file, config_parser.BindingStatement)
-    read |= {statement.selector for statement in bound if not statement.arg_name}
   for name in (scope for scope, selector in gin_config._CONFIG if selector == "gin.macro"):
-    if name not in read:
+    if name not in read and name not in unless:
       near = search.suggestion(name, sorted(read))
       raise UserError(f"nothing uses {name}{near}: correct the name or leave it out")
 

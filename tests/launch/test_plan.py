@@ -90,7 +90,10 @@ def test_a_tpu_is_compiled_for_without_one() -> None:
     (["--topology=h100:8", "--gin.MeshShape.fsdp=16"], "as by --gin.MeshShape.fsdp=8"),
     (["--topology=v4:2x2x1", "--gin.BATCH_SIZE=0", "--no_compile"], "batch_size is 0: give"),
     (["--topology=v4:2x2x1", "--gin.BATCH_SIZE=64.5", "--no_compile"], "batch_size is 64.5: give"),
-    (["--topology=v4:2x2x1", "--gin.TRAIN_SECONDS=0", "--no_compile"], "seconds is 0: give"),
+    (
+      ["--topology=v4:2x2x1", "--gin.TRAIN_SECONDS=0", "--no_compile"],
+      "train_seconds must be positive",
+    ),
     (["--topology=v4:2x2x1", "--clip_seconds=1e9", "--no_compile"], "at most 600 s"),
     (["--topology=v4:2x2x1", "--clips=3", "--no_compile"], "multiple of 4"),
     (["--topology=v4:2x2x1", "--clips=-4", "--no_compile"], "give numbers above 0"),

@@ -34,7 +34,7 @@ TRAINING = (
   "days to the paper's steps", "compiled in, s", "code, MB",
 )  # fmt: skip
 SAMPLING = (
-  "model", "TFLOP a step", "GiB of a chip", "multiplying, ms", "memory, ms",
+  "model", "chips", "TFLOP a step", "GiB of a chip", "multiplying, ms", "memory, ms",
   "compiler, ms", "the paper's, ms", "of the paper's", "compiled in, s", "code, MB",
 )  # fmt: skip
 # Of instructions, by the operation that they end in, as jax or else the compiler names it.
@@ -52,14 +52,15 @@ def make(out: Path, stage: str, topology: str, *, compiled: bool, sampled: bool)
   path = out / f"{stage}-{topology.replace(':', '-')}.json"
   if path.exists():
     have = _read(path)
-    if (have["train"]["time"]["compiler"] or not compiled) and (have["sample"] or not sampled):
+    if (have["note"] is None or not compiled) and (have["sample"] or not sampled):
       return True
   run = [f"--gin_file=configs/runs/paper/{stage}.gin", "--gin_file=configs/sharding/pod.gin"]
   command = [sys.executable, "-m", "noise2music.cli", "plan", *run, f"--topology={topology}"]
   options = ["--json"] + ["--no_compile"] * (not compiled) + ["--clips=0"] * (not sampled)
   done = subprocess.run([*command, *options], capture_output=True, text=True)
   if done.returncode:
-    print(f"{stage} on {topology}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+    why = done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"]
+    print(f"{stage} on {topology}: {why[-1]}", file=sys.stderr)
     return False
   path.write_text(done.stdout)
   print(f"{stage} on {topology}: done", flush=True)
@@ -72,22 +73,36 @@ def table(out: Path) -> str:
   if not plans:
     raise UserError(f"no plans in {out}: make some, by leaving out --table")
   plans.sort(key=lambda plan: (plan["topology"], STAGES.index(plan["stage"])))
-  programs = [(plan, part) for part in ("train", "sample") for plan in plans if _kinds(plan, part)]
+  programs = [(plan, "train") for plan in plans] + [(p, "sample") for p in _one_a_chip(plans)]
+  programs = [each for each in programs if _kinds(*each)]
   return "\n\n".join(
     "\n".join([f"| {' | '.join(head)} |", "|" + "---|" * len(head), *map(_line, rows)])
     for head, rows in (
       (TRAINING, [_training(plan) for plan in plans]),
-      (SAMPLING, [_sampling(plan) for plan in plans if plan["sample"]]),
+      (SAMPLING, [_sampling(plan) for plan in _one_a_chip(plans)]),
       (("model", "on", "program", *KINDS, "the rest"), [_shares(*each) for each in programs]),
     )
     if rows
   )
 
 
+def _one_a_chip(plans: Sequence[Mapping]) -> list[Mapping]:
+  """The first with a sampling step of each model and kind of chip; it is the same on any slice."""
+  found = {}
+  for plan in plans:
+    if plan["sample"]:
+      found.setdefault((plan["stage"], _serving(plan)), plan)
+  return list(found.values())
+
+
 def _read(path: Path) -> dict:
-  plan = json.loads(path.read_text())
-  if not isinstance(plan, dict) or plan.get("stage") not in STAGES or "train" not in plan:
-    raise UserError(f"{path} is no plan of a model of the paper: move it away")
+  try:
+    plan = json.loads(path.read_text())
+    needed = plan["stage"], plan["train"]["room"]["needed_bytes"], plan["note"]
+  except (ValueError, KeyError, TypeError):
+    needed = (None,)
+  if needed[0] not in STAGES:
+    raise UserError(f"{path} is no plan of a model of the paper on a slice: move it away")
   return plan
 
 
@@ -104,11 +119,16 @@ def _training(plan: Mapping) -> list[str]:
 def _sampling(plan: Mapping) -> list[str]:
   part, paper = plan["sample"], PAPER_MS[plan["stage"]]
   compiler = part["time"]["compiler"]
+  alike = compiler and plan["topology"].startswith("v4:")  # as the paper's chips
   return [
-    plan["stage"].replace("_", " "), f"{part['flops'] / 1e12:.2f}", _memory(part),
-    *_times(part), f"{paper:g}", f"{1e3 * compiler / paper:.2f}" if compiler else "",
+    plan["stage"].replace("_", " "), _serving(plan), f"{part['flops'] / 1e12:.2f}", _memory(part),
+    *_times(part), f"{paper:g}", f"{1e3 * compiler / paper:.2f}" if alike else "",
     *_compilation(part),
   ]  # fmt: skip
+
+
+def _serving(plan: Mapping) -> str:
+  return f"{plan['sample_chips']} {plan['topology'].partition(':')[0]}"
 
 
 def _memory(part: Mapping) -> str:
@@ -142,7 +162,7 @@ def _kinds(plan: Mapping, part: str) -> dict[str, float]:
 def _shares(plan: Mapping, part: str) -> list[str]:
   kinds = _kinds(plan, part)
   shares = [sum(kinds.get(each, 0.0) for each in members) for members in KINDS.values()]
-  place = plan["topology"] if part == "train" else f"{plan['sample_chips']} chips"
+  place = plan["topology"] if part == "train" else _serving(plan)
   head = [plan["stage"].replace("_", " "), place, part]
   return [*head, *(f"{share:.0%}" for share in [*shares, 1 - sum(shares)])]
 

@@ -25,6 +25,8 @@ from noise2music.sharding.mesh import MeshShape
 from noise2music.sharding.rules import AnyMesh, LogicalRules, replicated
 from noise2music.stages.conditioning import Text
 from noise2music.stages.generate import lower_sample, sample
+from noise2music.stages.representations import Representation
+from noise2music.stages.spec import Stage
 from noise2music.training.loop import Training
 from noise2music.training.setup import Setup, prepare
 
@@ -69,6 +71,12 @@ class Planner:
     mesh = _mesh(training.mesh, self.topology, compiling=compiling)
     setup = prepare(training, training.batches.local_spec.shapes(), mesh=mesh)
     spec, stage = training.batches.local_spec, training.objective.stage
+    slowest = min(signal.rate_hz for signal in (stage.target, *_sources(stage)))
+    if self.clip_seconds * slowest < 1:
+      raise UserError(
+        f"a clip of {self.clip_seconds:g} s is shorter than a step of {stage.name}: plan one of at"
+        f" least {1 / slowest:g} s (--clip_seconds)"
+      )
     chips = self.topology.chips
     sample_on = serving(self.topology, clips=self.clips)
     parameters = _by_room(setup.shapes.params)
@@ -105,6 +113,7 @@ class Planner:
 
   def _train(self, training: Training, setup: Setup, *, compiling: bool) -> ProgramPlan:
     state = setup.shapes
+    state_bytes = _bytes_on_a_chip(state.items())
     total_steps = jax.ShapeDtypeStruct((), "int32")
     key = jax.eval_shape(lambda: jax.random.key(0))
     batch = setup.batch
@@ -118,12 +127,10 @@ class Planner:
       chips=self.topology.chips,
       clips=training.batches.local_spec.batch_size,
       flops=flops,
-      state_bytes=_bytes_on_a_chip(state.items()),
+      state_bytes=state_bytes,
       activation_bytes=kept / self.topology.chips / training.accumulation,
-      remedy=lambda room: _remedy(training, room, _bytes_on_a_chip(state.items()), self.topology),
-      **_compiled(
-        setup.lower() if compiling else None, state_bytes=_bytes_on_a_chip(state.items())
-      ),
+      remedy=lambda room: _remedy(training, room, state_bytes, self.topology),
+      **_compiled(setup.lower() if compiling else None, state_bytes=state_bytes),
     )
 
   def _sample(
@@ -156,6 +163,10 @@ class Planner:
       remedy=lambda room: "sample fewer clips at once, or shorter ones (--clip_seconds)",
       **_compiled(lowered, state_bytes=_bytes_on_a_chip(params)),
     )
+
+
+def _sources(stage: Stage) -> list[Representation]:
+  return [condition.source for condition in stage.signals.values()]
 
 
 def _mesh(shape: MeshShape, topology: Topology, *, compiling: bool) -> AnyMesh:

@@ -44,8 +44,10 @@ class BatchSpec:
   def __post_init__(self):
     if not isinstance(self.batch_size, int) or self.batch_size < 1:
       raise ValueError(f"batch_size is {self.batch_size!r}: give a whole number of clips above 0")
-    if not 0 < self.seconds < math.inf:
-      raise ValueError(f"seconds is {self.seconds!r}: give the length of a clip, above 0")
+    if not 0 < self.seconds < math.inf or self.samples < 1:
+      raise ValueError(f"seconds is {self.seconds!r}: give the length of a clip, a sample at least")
+    if self.token_length < 1:
+      raise ValueError(f"token_length is {self.token_length!r}: give at least 1 token")
 
   @property
   def samples(self) -> int:

@@ -30,8 +30,8 @@ Tokens: TypeAlias = Int[Array, "batch tokens"]
 Mask: TypeAlias = Bool[Array, "batch tokens"]
 ClipId: TypeAlias = UInt[Array, "batch 2"]
 
-# eps(x_t, t): the noise in x_t at diffusion time t. Clipping maps EpsFn -> EpsFn; guidance, two to
-# one.
+# eps(x_t, t): the noise in x_t at diffusion time t. Clipping maps EpsFn -> EpsFn; guidance makes
+# one of the predictions with the condition and without.
 EpsFn: TypeAlias = Callable[[Signal, Level], Signal]
 
 

@@ -33,7 +33,7 @@ WORKERS = ("ours", "twin", "a-unet", "diffusers")
 def work(name: str, kind: str) -> None:
   """In a worker's process: facts, then the figures of one round for each line that comes in."""
   began = time.perf_counter()
-  # Thread pools of the two do not mix, so a worker imports its own alone.
+  # Thread pools of the two do not mix: in a worker of torch, jax is imported and computes nothing.
   if name == "ours":
     from benchmarks.peers import ours
 

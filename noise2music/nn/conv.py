@@ -4,7 +4,8 @@ Down- and up-sampling have kernel = stride, so they are a reshape and a matrix p
 leaves the kernel open, this size fits its parameter counts, and it is the fastest form on every
 backend.
 
-Kernels come to the product in float32 and are rounded there, not before as flax would have it.
+In training, kernels come to the product in float32 and are rounded there, not before as flax would
+have it.
 Their gradients, which are sums over time and over all devices, then leave the product in float32
 and are added up in float32: in bfloat16, which has eight bits, the parts of 256 chips would barely
 count. (On a GPU, whose library has no such convolution, those of convolutions leave in bfloat16.)

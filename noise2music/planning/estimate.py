@@ -33,7 +33,7 @@ class StepTime:
     """From the roof to what the compiler expects with no collective hidden; without a compiler to
     nine times the multiplying, where the slowest of Table 4 of the paper is (the fastest: 3)."""
     if self.compiler is None:
-      return self.roof, 9 * self.roof
+      return self.roof, max(self.roof, 9 * self.multiply)
     return self.roof, max(self.roof, self.compiler + (self.collectives or 0.0))
 
 

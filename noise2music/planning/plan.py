@@ -74,6 +74,7 @@ class Plan:
     """Fields as they are, with the range of a step's time and what follows from it added."""
     out = dataclasses.asdict(self) | {"days": self.days}
     out["input_bytes_per_second"] = self.input_bytes_per_second
+    out["chip_hours"] = [24 * self.chips * day for day in self.days] if self.days else None
     for name, part in {"train": self.train, "sample": self.sample}.items():
       if part is not None:
         out[name]["seconds"] = part.time.range if part.time else None
@@ -102,7 +103,9 @@ def plan_program(
   advice = []
   if chip is not None:
     time = step_time(chip, flops_per_chip=flops / chips, program=program, loops=loops)
-    counted = program.memory_bytes if program else state_bytes + (activation_bytes or 0.0)
+    counted = state_bytes + (activation_bytes or 0.0)
+    if program:  # whose code lies in the chip's memory too
+      counted = program.peak_bytes + program.code_bytes
     room = refused or fit(chip, counted)
     of = f"{room.needed_bytes / GIB:.1f} of {room.capacity_bytes / GIB:.1f} GiB a chip"
     known = "parameters" if activation_bytes is None else "state and activations"

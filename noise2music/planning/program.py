@@ -40,15 +40,16 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProgramCost:
-  """Of one run on one device. memory_bytes: set aside for arguments, results that take the place of
-  none, and temporaries; the compiler's own peak leaves out the gaps between them. cycles: None
+  """Of one run on one device. peak_bytes: what is set aside at once, for arguments, results that
+  take the place of none, and temporaries; what the compiler calls its peak leaves out the gaps
+  between them. traffic_bytes: read from and written to main memory. cycles: None
   where the compiler estimates none. cycles_by_kind: of fusions that multiply (`products`, with what
   the compiler computes along the way), and of others by what they end in, the largest first.
   """
 
   argument_bytes: int
   temporary_bytes: int
-  memory_bytes: int
+  peak_bytes: int
   code_bytes: int
   traffic_bytes: float
   cycles: float | None
@@ -65,7 +66,7 @@ def read_program(compiled: Any) -> ProgramCost:
   return ProgramCost(
     argument_bytes=arguments,
     temporary_bytes=temporary,
-    memory_bytes=arguments + results + temporary,
+    peak_bytes=arguments + results + temporary,
     code_bytes=memory.generated_code_size_in_bytes,
     traffic_bytes=total["bytes"],
     cycles=total["cycles"] or None,

@@ -61,14 +61,15 @@ def _program(part: ProgramPlan) -> list[str]:
     kept = part.activation_bytes / GIB
     lines.append(f"  activations  {kept:,.2f} GiB a chip, kept for the gradient")
   if (program := part.program) is not None:
-    all_of_it, given, temporary = (
+    peak, given, temporary = (
       f"{n / GIB:,.2f}"
-      for n in (program.memory_bytes, program.argument_bytes, program.temporary_bytes)
+      for n in (program.peak_bytes, program.argument_bytes, program.temporary_bytes)
     )
     lines += [
-      f"  program      {all_of_it} GiB a chip ({given} arguments, {temporary} temporary)",
+      f"  program      peak {peak} GiB a chip ({given} arguments, {temporary} temporary)",
       f"               {program.code_bytes / MEGA:,.1f} MB of code, compiled in"
       f" {part.compile_seconds:,.0f} s",
+      f"               {program.traffic_bytes / GIGA:,.1f} GB read and written a chip, in all",
     ]
     lines += [
       f"  {c.kind:20} {c.count:5} of {c.bytes / MEGA:,.1f} MB in all" for c in program.collectives
@@ -76,11 +77,11 @@ def _program(part: ProgramPlan) -> list[str]:
     if program.cycles:
       shares = {kind: n / program.cycles for kind, n in list(program.cycles_by_kind.items())[:6]}
       told = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
-      lines.append(f"  cycles       {told}")
+      lines.append(f"  cycles       {program.cycles:,.0f} in all: {told}")
   if (time := part.time) is not None:
     roofs = {
-      "multiplying": time.multiply, "memory": time.memory, "links": time.collectives,
-      "compiler": time.compiler,
+      "roof": time.roof, "multiplying": time.multiply, "memory": time.memory,
+      "links": time.collectives, "compiler": time.compiler,
     }  # fmt: skip
     told = ", ".join(f"{k} {v * KILO:,.2f}" for k, v in roofs.items() if v is not None)
     low, high = time.range

@@ -55,7 +55,7 @@ class MeshShape:
     """A flag that makes it fit, where another size of one axis does."""
     for axis, size in sorted(zip(AXES, self.sizes, strict=True), key=lambda pair: -pair[1]):
       left, rest = divmod(devices, math.prod(n for n in self.sizes if n != -1) // size)
-      if size > 1 and not rest:
+      if size > 1 and not rest and axis != "slice":  # which is the machines'
         return (
           f", as by --gin.MeshShape.{axis}={math.gcd(size, left) if -1 in self.sizes else left}"
         )

@@ -69,6 +69,8 @@ def _checked(
     )
   if (text is None) != (stage.text is None):
     raise ValueError(f"stage {stage.name!r} {'needs' if stage.text else 'takes no'} text")
+  if sampling is not None:
+    stage.check_sampling(sampling)
   if negative_text is not None and (sampling or stage.sampling).guidance_scale == 1:
     raise ValueError(f"stage {stage.name!r}: without guidance a negative text leads nowhere")
   if negative_text is not None and negative_text.embedding.shape != text.embedding.shape:
@@ -76,8 +78,6 @@ def _checked(
       f"the negative text is {negative_text.embedding.shape}, the text {text.embedding.shape}: "
       "embed both with the same number of tokens"
     )
-  if sampling is not None:
-    stage.check_sampling(sampling)
   sampling = sampling or stage.sampling
   scale = sampling.guidance_scale
   # The scale itself is data, so that trying several compiles nothing anew.

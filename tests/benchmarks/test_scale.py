@@ -35,7 +35,7 @@ def test_a_plan_is_made_once_and_again_where_more_is_asked_for(tmp_path, capsys)
 
 def test_a_plan_that_failed_shows_in_the_status(tmp_path, capsys) -> None:
   run = [f"--out={tmp_path}", "--no_compile", "--stages=super_resolution"]
-  assert scale.main([*run, "--topologies=v4:1x1x3"]) == 1  # which 4096 clips do not divide into
+  assert scale.main([*run, "--topologies=v4:1x1x3"]) == 1  # among which fsdp=8 does not go
   assert "as by --gin.MeshShape" in capsys.readouterr().err
   assert not list(tmp_path.iterdir())
 
@@ -48,3 +48,11 @@ def test_what_is_no_plan_is_named(tmp_path) -> None:
     scale.table(tmp_path)
   with pytest.raises(UserError, match="is this machine"):
     scale.main([f"--out={tmp_path}", "--topologies=cpu:8"])
+
+
+@pytest.mark.parametrize("stage", scale.STAGES)
+def test_a_run_file_costs_what_its_plan_says(stage) -> None:
+  plan = json.loads((ROOT / f"benchmarks/plans/{stage}-v4-4x8x8.json").read_text())
+  low, high = plan["days"]
+  head = (ROOT / f"configs/runs/paper/{stage}.gin").read_text()
+  assert f"# Costs: {low:.1f} to {high:.1f} days on 256 TPU v4 (" in head

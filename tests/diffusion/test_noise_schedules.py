@@ -51,10 +51,19 @@ def test_float32_agrees_with_float64_up_to_both_ends(schedule):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_falls_and_has_finite_gradients_on_all_of_0_to_1(schedule):
   t = np.linspace(0, 1, 1001)
+  assert np.isfinite(schedule.logsnr(t)).all()
+  assert schedule.logsnr(np.zeros(1))[0] == pytest.approx(schedule.logsnr_max, rel=1e-3)
   assert (np.diff(schedule.logsnr(t)) < 0).all()
   for name in ("alpha", "sigma", "logsnr"):
     gradient = jax.vmap(jax.grad(getattr(schedule, name)))(jnp.linspace(0, 1, 1001))
     assert np.isfinite(gradient).all(), name
+
+
+def test_the_linear_schedule_ends_in_noise_and_equation_5_read_literally_does_not():
+  assert LinearSchedule().alpha(np.ones(1))[0] ** 2 == pytest.approx(np.exp(-10.05))
+  # sigma^2 from 1e-4 to 0.02, as printed: at its end the signal is still seven times the noise.
+  literal = np.linspace(1e-4, 0.02, 1001)
+  assert np.sqrt((1 - literal[-1]) / literal[-1]) == pytest.approx(7)
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 1, 4)])

@@ -58,6 +58,15 @@ def test_arithmetic_counts_what_is_shared_among_chips() -> None:
   assert pod["flops"] == plain["flops"]
 
 
+def test_slices_share_the_batch() -> None:
+  result = _plan(SMOKE, "--topology=v5e:2x2", "--slices=2", "--no_compile", "--json", *FEW)
+  assert result.returncode == 0, result.stderr
+  plan = json.loads(result.stdout)
+  assert (plan["slices"], plan["chips"], plan["hosts"], plan["rows_per_chip"]) == (2, 8, 2, 1)
+  low, high = plan["days"]
+  assert plan["chip_hours"] == [pytest.approx(24 * 8 * low), pytest.approx(24 * 8 * high)]
+
+
 def test_training_alone_is_planned_for_no_clips() -> None:
   result = _plan(SMOKE, "--topology=v4:2x2x1", "--clips=0", "--no_compile", *FEW)
   assert result.returncode == 0, result.stderr
@@ -70,7 +79,7 @@ def test_virtual_devices_are_compiled_for() -> None:
   assert result.returncode == 0, result.stderr
   train = json.loads(result.stdout)["train"]
   assert "all-reduce" in {each["kind"] for each in train["program"]["collectives"]}
-  assert train["program"]["memory_bytes"] > train["state_bytes"] > 0
+  assert train["program"]["peak_bytes"] > train["state_bytes"] > 0
   assert train["seconds"] is None, "nobody knows how fast this processor is"
 
 
@@ -94,6 +103,8 @@ def test_a_tpu_is_compiled_for_without_one() -> None:
       ["--topology=v4:2x2x1", "--gin.TRAIN_SECONDS=0", "--no_compile"],
       "train_seconds must be positive",
     ),
+    (["--topology=v4:2x2x1", "--clip_seconds=1e-6", "--no_compile"], "shorter than a step"),
+    (["--topology=v4:2x2x1", "--gin.TRAIN_SECONDS=1e-6", "--no_compile"], "a sample at least"),
     (["--topology=v4:2x2x1", "--clip_seconds=1e9", "--no_compile"], "at most 600 s"),
     (["--topology=v4:2x2x1", "--clips=3", "--no_compile"], "multiple of 4"),
     (["--topology=v4:2x2x1", "--clips=-4", "--no_compile"], "give numbers above 0"),

@@ -47,3 +47,16 @@ def test_parameter_counts(name):
   assert millions == pytest.approx(ours, abs=0.06)
   # No reading of the figures meets all five; the vocoder's is the one that this reading misses.
   assert abs(millions / paper - 1) < (0.40 if name == "spectrogram vocoder" else 0.12)
+
+
+def test_guidance_takes_one_call_where_weights_prevail():
+  """Of the three that are guided, at 29.44 s; which of them by a compiler's estimate."""
+  for name, rate_hz, prevail in (
+    ("waveform generator", 3_200, True),
+    ("waveform cascader", 16_000, False),
+    ("spectrogram generator", 100, True),
+  ):
+    _, _, channels, net = SIZES[name]
+    x = jnp.zeros((1, net.stride, channels))
+    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), x, jnp.zeros(1)))  # noqa: B023
+    assert net.weights_prevail(shapes["params"], steps=round(29.44 * rate_hz)) == prevail

@@ -63,7 +63,7 @@ def test_a_program_for_this_machine() -> None:
   x = jax.ShapeDtypeStruct((256, 256), "float32")
   cost = read_program(jax.jit(rounds).lower(x).compile())
   assert cost.argument_bytes == 256 * 256 * 4
-  assert cost.memory_bytes >= 2 * 256 * 256 * 4
+  assert cost.peak_bytes >= 2 * 256 * 256 * 4
   assert cost.cycles is None
   assert cost.collectives == ()
   # A product reads its operand and writes; the sine reads and writes: within one loop, six times.
@@ -96,7 +96,7 @@ def test_the_all_reduce_of_a_data_parallel_gradient_is_found() -> None:
 COST = ProgramCost(
   argument_bytes=0,
   temporary_bytes=0,
-  memory_bytes=0,
+  peak_bytes=0,
   code_bytes=0,
   traffic_bytes=1200e9,
   cycles=2.1e9,
@@ -113,6 +113,14 @@ def test_times_of_a_step_by_hand() -> None:
   assert time.compiler == pytest.approx(2.0)
   assert time.roof == pytest.approx(1.0)
   assert time.range == (pytest.approx(1.0), pytest.approx(3.0))
+
+
+def test_without_cycles_the_range_ends_at_nine_times_the_multiplying() -> None:
+  plain = step_time(CHIPS["v4"], flops_per_chip=137.5e12, program=None)
+  assert plain.range == (pytest.approx(0.5), pytest.approx(4.5))
+  unclocked = step_time(CHIPS["v6e"], flops_per_chip=1e12, program=COST)
+  assert unclocked.compiler is None
+  assert unclocked.range == (unclocked.roof, max(unclocked.roof, 9 * unclocked.multiply))
 
 
 def test_steps_within_one_program_share_its_time() -> None:

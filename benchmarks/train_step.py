@@ -45,8 +45,7 @@ def measured(training: Training, *, rounds: int) -> dict:
   )
   counted = prepare(plain, spec.shapes())
   with counted.activate():
-    total = jax.ShapeDtypeStruct((), "int32")
-    flops = count_flops(counted.step, counted.shapes, counted.batch, total)
+    flops = count_flops(counted.step, counted.shapes, counted.batch, *counted.numbers)
 
   state = setup.fresh()
   parameters = measure.parameters_of(state.params["network"])
@@ -55,7 +54,7 @@ def measured(training: Training, *, rounds: int) -> dict:
 
   def step():
     nonlocal state
-    state, metrics = program(state, batch, total_steps)
+    state, metrics = program(state, batch, total_steps, state.step)
     return metrics
 
   dtype = training.objective.stage.network.dtype

@@ -114,11 +114,10 @@ class Planner:
   def _train(self, training: Training, setup: Setup, *, compiling: bool) -> ProgramPlan:
     state = setup.shapes
     state_bytes = _bytes_on_a_chip(state.items())
-    total_steps = jax.ShapeDtypeStruct((), "int32")
     key = jax.eval_shape(lambda: jax.random.key(0))
     batch = setup.batch
     with setup.activate():
-      flops = count_flops(setup.step, state, batch, total_steps)
+      flops = count_flops(setup.step, state, batch, *setup.numbers)
       kept = residual_bytes(
         lambda params, k, b: training.objective.loss(params, b, k)[0], state.params, key, batch
       )

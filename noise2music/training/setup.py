@@ -39,15 +39,20 @@ class Setup:
 
   def lower(self) -> jax.stages.Lowered:
     """The update traced for this mesh, whose devices need not exist."""
-    total_steps = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(self.mesh))
     with self.activate():
-      return self.step.lower(self.shapes, self.batch, total_steps)
+      return self.step.lower(self.shapes, self.batch, *self.numbers)
 
-  def compile(self) -> Callable[[TrainState, Batch], tuple[TrainState, Any]]:
+  @property
+  def numbers(self) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Shapes of the last two arguments of `step`."""
+    return (jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(self.mesh)),) * 2
+
+  def compile(self) -> Callable[[TrainState, Batch, int], tuple[TrainState, Any]]:
     """The update as a program for this mesh; minutes for a large model, cached on disk."""
     program = self.lower().compile()
-    total_steps = jax.device_put(jnp.int32(self.total_steps), replicated(self.mesh))
-    return lambda state, batch: program(state, batch, total_steps)
+    number = lambda n: jax.device_put(np.int32(n), replicated(self.mesh))  # noqa: E731
+    total_steps = number(self.total_steps)
+    return lambda state, batch, turn: program(state, batch, total_steps, number(turn))
 
   def put(self, batch: Batch) -> dict[str, jax.Array]:
     """This host's part of the batch -> the global batch on the devices.

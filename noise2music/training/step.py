@@ -19,7 +19,7 @@ from noise2music.typing import Batch, Objective, PyTree
 # Scalars are averaged over a logging window; (sum, count) pairs are added up before they are
 # divided, so that no figure is a mean of means.
 Metrics = Mapping[str, Any]
-StepFn = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
+StepFn = Callable[[TrainState, Batch, jax.Array, jax.Array], tuple[TrainState, Metrics]]
 
 
 def make_step(
@@ -31,9 +31,10 @@ def make_step(
   accumulation: int = 1,
   shardings: PyTree = None,
 ) -> StepFn:
-  """(state, batch, total_steps) -> (state after one update, metrics), to be jitted with the state
-  donated. total_steps is where the learning rate ends, unless the optimizer says otherwise; being
-  data, it leaves the compiled program the same for a run of any length.
+  """(state, batch, total_steps, turn) -> (state after one update, metrics), to be jitted with the
+  state donated. total_steps is where the learning rate ends, unless the optimizer says otherwise;
+  being data, it leaves the compiled program the same for a run of any length. turn: the step that
+  this update is.
 
   Args:
     objective: its `loss` must take all randomness from (key, the clip's id): with accumulation
@@ -43,11 +44,11 @@ def make_step(
       that of the whole batch.
     shardings: of each trained parameter's gradient and update; None: as the compiler likes it.
 
-  An update whose gradient is not finite is left out: the state keeps its values, the step counts,
-  and the metric `skipped` is 1.
+  An update whose loss or gradient is not finite is not made, nor is one whose turn it is not: the
+  state keeps its values and its step. The metric `made` says so.
   """
 
-  def step(state: TrainState, batch: Batch, total_steps: jax.Array) -> tuple[TrainState, Metrics]:
+  def step(state: TrainState, batch: Batch, total_steps, turn) -> tuple[TrainState, Metrics]:
     transformation = optimizer.transformation(total_steps)
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     trained, frozen = split(state.params, mask)
@@ -60,7 +61,7 @@ def make_step(
     if shardings is not None:
       grads = jax.lax.with_sharding_constraint(grads, shardings)
     norm = optax.global_norm(grads)
-    finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
+    made = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"]) & (state.step == turn)
 
     def updated(state: TrainState) -> TrainState:
       updates, opt_state = transformation.update(grads, state.opt_state, trained)
@@ -71,23 +72,23 @@ def make_step(
       params = merge(new, frozen)
       return TrainState(step=state.step, params=params, ema=ema, opt_state=opt_state)
 
-    new = _where(finite, updated, state)
+    new = _where(made, updated, state)
     metrics = {
       **metrics,
       "gradient_norm": norm,
       "learning_rate": optimizer.schedule(total_steps)(state.step),
-      "skipped": 1.0 - finite.astype(jnp.float32),
+      "made": made,
     }
-    return TrainState(**{**vars(new), "step": state.step + 1}), metrics
+    return TrainState(**{**vars(new), "step": state.step + made}), metrics
 
   return step
 
 
-def _where(finite: jax.Array, update: Callable, state: TrainState) -> TrainState:
-  """update(state) where finite, else state."""
+def _where(made: jax.Array, update: Callable, state: TrainState) -> TrainState:
+  """update(state) where it is made, else state."""
   if platform() == "cpu":  # on which selecting leaf by leaf costs more than the update itself
-    return jax.lax.cond(finite, update, lambda state: state, state)
-  return jax.tree.map(lambda new, old: jnp.where(finite, new, old), update(state), state)
+    return jax.lax.cond(made, update, lambda state: state, state)
+  return jax.tree.map(lambda new, old: jnp.where(made, new, old), update(state), state)
 
 
 def _gradient(

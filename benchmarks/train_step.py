@@ -11,7 +11,6 @@ Data are noise, weights random; --gin.NAME=value sets what the run's gin files l
 import dataclasses
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 

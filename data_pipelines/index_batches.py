@@ -245,6 +245,11 @@ class IndexBatches:
     """
     return read_ahead(map(self.batch, itertools.count(start_step)), depth=self.prefetch)
 
+  def names(self, step: int) -> list[str]:
+    """The clips of the global batch of `step`, without reading them."""
+    first = step * self.spec.batch_size
+    return [self.examples.name(first + row) for row in range(self.spec.batch_size)]
+
   def batch(self, step: int) -> dict[str, np.ndarray]:
     """This host's rows of the global batch of `step`; names and shapes of `BatchSpec.check`."""
     rows = host_rows(self.spec.batch_size, host_index=self.host_index, host_count=self.host_count)

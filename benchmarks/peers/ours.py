@@ -106,13 +106,16 @@ def work(kind: str) -> Work:
 
 
 def _training(setup: Setup, state: Any, known: dict[str, Any]) -> Work:
-  flops = count_flops(setup.step, state, setup.batch, jax.ShapeDtypeStruct((), "int32"))
+  flops = count_flops(setup.step, state, setup.batch, *setup.numbers)
   program = setup.compile()
   batch = setup.put(noise(SPEC, vocabulary=VOCABULARY))
 
+  done = 0
+
   def step():
-    nonlocal state
-    state, metrics = program(state, batch)
+    nonlocal state, done
+    state, metrics = program(state, batch, done)
+    done += 1
     jax.block_until_ready(metrics)
 
   return Work(call=step, steps=1, gflop_per_step=flops / 1e9, **known)

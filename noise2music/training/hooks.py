@@ -15,20 +15,25 @@ from noise2music.training.writers import Audio, Images, Writer
 class Moment:
   """What a hook sees after a step.
 
-  step: updates done. total_steps: of the run. state: valid during the call only, its buffers are
-  given to the next step. row: the metrics logged at this step, None at most steps. writers: where
-  results go. last: True for the last call of this process. say: prints a line without tearing the
-  progress bar. writing: a context that says what is intact where a writer cannot write.
+  step: updates done. total_steps: of the run. settle: waits for the state after them. row: the
+  metrics logged at this step, None at most steps. writers: where results go. last: True for the
+  last call of this process. say: prints a line without tearing the progress bar. writing: a context
+  that says what is intact where a writer cannot write.
   """
 
   step: int
   total_steps: int
-  state: TrainState
+  settle: Callable[[], TrainState]
   row: Mapping[str, float] | None
   writers: Sequence[Writer]
   last: bool
   say: Callable[[str], None]
   writing: Callable[[], AbstractContextManager] = contextlib.nullcontext
+
+  @property
+  def state(self) -> TrainState:
+    """Valid during the call only, since its buffers are given to the next step."""
+    return self.settle()
 
 
 Hook = Callable[[Moment], Any]

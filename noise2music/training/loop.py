@@ -28,9 +28,11 @@ from noise2music.training.describe import describe, parameter_counts, summary
 from noise2music.training.hooks import Hook, Moment
 from noise2music.training.interrupts import Interrupts
 from noise2music.training.optimizer import Optimizer
+from noise2music.training.quarantine import Quarantine
 from noise2music.training.run_folder import RunFolder
 from noise2music.training.setup import Setup, prepare
 from noise2music.training.state import TrainState
+from noise2music.training.updates import Updates
 from noise2music.training.window import Window
 from noise2music.training.writers import JsonLines, SampleFiles, TensorBoard, Writer
 from noise2music.typing import Batch, BatchSource, Objective
@@ -45,7 +47,8 @@ class Training:
   model_dir: folder of the run; running again with the same one goes on from its newest checkpoint.
   objective, batches: what is trained, on what. total_steps: updates. seed: of everything random.
   accumulation: parts in which a batch is worked through. log_every: steps between lines.
-  hooks: called after every step. allow_new_data: go on although the data set is not the one the
+  hooks: called after every step. most_quarantined: batches that may be left out because they twice
+  gave no finite loss or gradient. allow_new_data: go on although the data set is not the one the
   checkpoint was trained on.
   """
 
@@ -61,6 +64,7 @@ class Training:
   mesh: MeshShape = dataclasses.field(default_factory=MeshShape)
   rules: LogicalRules = dataclasses.field(default_factory=LogicalRules)
   hooks: Sequence[Hook] = ()
+  most_quarantined: int = 10
   allow_new_data: bool = False
 
   def __post_init__(self):
@@ -75,6 +79,8 @@ class Training:
       raise UserError(f"seed is {self.seed!r}: give a whole number from 0 to 2^32 - 1")
     if not isinstance(self.model_dir, str) or not self.model_dir:
       raise UserError(f"model_dir is {self.model_dir!r}: give the path of a folder")
+    if not isinstance(self.most_quarantined, int) or self.most_quarantined < 0:
+      raise UserError(f"most_quarantined is {self.most_quarantined!r}: give 0 or more batches")
     self.optimizer.check(self.total_steps)
 
 
@@ -128,6 +134,9 @@ def train(training: Training, *, config_text: str = "") -> Outcome:
       interrupts=interrupts,
       clock=clock,
       progress=progress,
+      quarantine=Quarantine(
+        folder.path, start_step=start, most=training.most_quarantined, batches=training.batches
+      ),
       writers=_open_writers(folder.path, start, stack),
       info=_info(training, config_text),
     )
@@ -144,29 +153,32 @@ class _Run:
   interrupts: Interrupts
   clock: progress_lib.Clock
   progress: progress_lib.Progress
+  quarantine: Quarantine
   writers: Sequence[Writer]
   info: Mapping[str, Any]
 
   def go(self, state: TrainState) -> Outcome:
     training, total = self.training, self.training.total_steps
     step = int(state.step)
-    update = self._compile()
     window = Window()
+    updates = Updates(self._compile(), state, log=window.add, left_out=self._leave_out)
     batches = of_this_host(training.batches).batches(step)
     last = self.interrupts.received is not None
     while not last:
-      state, metrics = update(state, self.setup.put(_next(batches, step)))
+      updates.add(step, self.setup.put(_next(batches, step)))
       step += 1
-      window.add(metrics)
       self.clock.tick(step)
       self.checkpoints.poll()
       last = self.interrupts.stop_after(step) or step == total
-      row = self._log(step, window) if last or step % training.log_every == 0 else None
+      row = None
+      if last or step % training.log_every == 0:
+        updates.settle()
+        row = self._log(step, window)
       self.progress.update(step, row)
       if last or step % training.checkpoints.every == 0:
-        self._paused(self.checkpoints.save, step, state.items(), info=self.info)
+        self._paused(self.checkpoints.save, step, updates.settle().items(), info=self.info)
       if training.hooks:
-        self._paused(self._call_hooks, step, state, row, last)
+        self._paused(self._call_hooks, step, updates.settle, row, last)
     _close(batches)
     self.checkpoints.wait()
     return self._finish(step)
@@ -181,7 +193,7 @@ class _Run:
   def _log(self, step: int, window: Window) -> dict[str, float]:
     steps = len(window)
     row = window.flush()
-    if row["skipped"] == 1.0:
+    if row.get("left_out") == 1.0:
       saved = self.checkpoints.last_durable_step
       raise UserError(
         f"loss or gradient was not a finite number in all of the last {steps} steps up to {step}: "
@@ -209,11 +221,15 @@ class _Run:
         f"({error.strerror or error}); {intact}: {mend}, then run the same command again"
       ) from error
 
-  def _call_hooks(self, step: int, state: TrainState, row, last: bool) -> None:
+  def _leave_out(self, step: int, batch: Batch, metrics: Mapping[str, Any]) -> None:
+    with self._writing():
+      self.progress.say(self.quarantine.add(step, batch, metrics))
+
+  def _call_hooks(self, step: int, settle: Callable[[], TrainState], row, last: bool) -> None:
     moment = Moment(
       step=step,
       total_steps=self.training.total_steps,
-      state=state,
+      settle=settle,
       row=row,
       writers=self.writers,
       last=last,

@@ -124,8 +124,8 @@ def describe_row(row: dict[str, float]) -> str:
   parts = [f"loss {row['loss']:.4f}"] if "loss" in row else []
   if "steps_per_second" in row:
     parts.append(f"{row['steps_per_second']:.3g} steps/s")
-  if row.get("skipped"):
-    parts.append(f"{row['skipped']:.0%} of updates skipped (not finite)")
+  if row.get("left_out"):
+    parts.append(f"{row['left_out']:.0%} of updates left out (not finite)")
   return "  ".join(parts)
 
 

@@ -21,7 +21,7 @@ from noise2music.training.state import TrainState
 # Ctrl-C, the clock and the memory held by waiting batches stay honest.
 AHEAD = 2
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 DeviceBatch = Mapping[str, jax.Array]
 Metrics = Mapping[str, Any]
 
@@ -36,9 +36,10 @@ class _Flight:
 class Updates:
   """The state, and what is on its way to change it.
 
-  update: (state, batch, step) -> (state, metrics with "made"), from `Setup.compile`. made: called
-  with the metrics of each update, in order. left_out: called with (step, batch, metrics) of one
-  that failed twice, before it is passed over; may raise.
+  update: (state, batch, step) -> (state, metrics with "made"), from `Setup.compile`. log: called
+  with the metrics of each, in order, `left_out` among them (1 where it is, and nothing else then).
+  left_out: called with (step, batch, metrics) of one that failed twice, before it is passed over;
+  may raise.
   """
 
   def __init__(
@@ -46,11 +47,11 @@ class Updates:
     update: Callable[[TrainState, DeviceBatch, int], tuple[TrainState, Metrics]],
     state: TrainState,
     *,
-    made: Callable[[Metrics], None],
+    log: Callable[[Metrics], None],
     left_out: Callable[[int, DeviceBatch, Metrics], None],
   ):
     self._update, self._state = update, state
-    self._made, self._left_out = made, left_out
+    self._log, self._left_out = log, left_out
     self._flight: collections.deque[_Flight] = collections.deque()
     self._pass_over = jax.jit(lambda step: step + 1)
 
@@ -72,16 +73,19 @@ class Updates:
 
   def _settle_oldest(self) -> None:
     flight = self._flight.popleft()
-    metrics = flight.metrics
-    if not bool(metrics["made"]):
-      metrics = self._try_again(flight)
-    self._made(metrics)
+    metrics = dict(flight.metrics)
+    made = bool(metrics.pop("made"))
+    if not made:
+      made, metrics = self._try_again(flight)
+    self._log({**metrics, "left_out": 0.0} if made else {"left_out": 1.0})
 
-  def _try_again(self, flight: _Flight) -> Metrics:
+  def _try_again(self, flight: _Flight) -> tuple[bool, Metrics]:
     step, batch = flight.step, flight.batch
     self._state, metrics = self._update(self._state, batch, step)
-    if bool(metrics["made"]):
-      log.warning(
+    metrics = dict(metrics)
+    made = bool(metrics.pop("made"))
+    if made:
+      logger.warning(
         "step %d had no finite loss and gradient, and has when run again: a chip or its memory may"
         " be failing",
         step,
@@ -93,4 +97,4 @@ class Updates:
     self._flight.clear()
     for other in waited:
       self._dispatch(other.step, other.batch)
-    return metrics
+    return made, metrics

@@ -1,14 +1,9 @@
 """What happened since the last log line: metrics stay on the device until the line is written."""
 
-import collections
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-
-# Steps the host may run ahead of the device: enough to hide its own work, little enough that
-# Ctrl-C, the clock and the memory held by waiting batches stay honest.
-AHEAD = 2
 
 
 class Window:
@@ -16,17 +11,13 @@ class Window:
 
   def __init__(self):
     self._steps: list[Mapping[str, Any]] = []
-    self._running: collections.deque = collections.deque()
 
   def __len__(self) -> int:
     return len(self._steps)
 
   def add(self, metrics: Mapping[str, Any]) -> None:
-    """Adds one step; waits only for the step `AHEAD` before it."""
+    """Adds one step."""
     self._steps.append(metrics)
-    self._running.append(metrics)
-    if len(self._running) > AHEAD:
-      jax.block_until_ready(self._running.popleft())
 
   def flush(self) -> dict[str, float]:
     """The window's row, and an empty window.

@@ -63,6 +63,9 @@ class Batches:
   def fingerprint(self):
     return self.inner.fingerprint()
 
+  def names(self, step: int) -> list[str]:
+    return self.inner.names(step)
+
   def for_host(self, index: int, count: int) -> "Batches":
     return dataclasses.replace(self, inner=self.inner.for_host(index, count))
 
@@ -77,13 +80,13 @@ class Batches:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Objective:
-  """inner: the real one. poison: step (from 0) at which the loss is no number, whichever of the
-  host's batches it is given there; times: of how many tries.
+  """inner: the real one. poison: step (from 0) at which the loss of one row of the batch, the last,
+  is no number; times: of how many tries, all where None.
   """
 
   inner: Any
   poison: int | None = None
-  times: int = 1_000_000
+  times: int | None = None
 
   def __post_init__(self):
     object.__setattr__(self, "_tries", [0])
@@ -101,16 +104,14 @@ class Objective:
     loss, metrics = self.inner.loss(params, batch, key)
     if self.poison is None:
       return loss, metrics
-    here = jnp.all(jax.random.key_data(key) == jax.random.key_data(self._key_of(self.poison)))
-    bad = jax.lax.cond(
-      here,
-      lambda: jax.pure_callback(self._fails, jax.ShapeDtypeStruct((), np.bool_)),
-      lambda: jnp.bool_(False),
-    )
-    return jnp.where(bad, jnp.nan, loss), metrics
-
-  def _key_of(self, step: int):
-    return jax.random.fold_in(jax.random.key(0), step)  # of runs with SEED 0
+    poisoned = jax.random.fold_in(jax.random.key(0), self.poison)  # of runs with SEED 0
+    bad = jnp.all(jax.random.key_data(key) == jax.random.key_data(poisoned))
+    if self.times is not None:
+      fails = lambda: jax.pure_callback(self._fails, jax.ShapeDtypeStruct((), np.bool_))  # noqa: E731
+      bad = jax.lax.cond(bad, fails, lambda: jnp.bool_(False))
+    rows = batch[CLIP_ID].shape[0]
+    each = jnp.where(bad & (jnp.arange(rows) == rows - 1), jnp.nan, 0.0)
+    return loss + jnp.mean(each), metrics
 
   def _fails(self) -> np.bool_:
     self._tries[0] += 1

@@ -40,7 +40,7 @@ def test_plain_lines_name_step_loss_speed_and_time_to_go():
   clock.tick(1)
   time.now = 4.0
   progress.update(4, None)
-  progress.update(5, {"loss": 0.5, "steps_per_second": 1.0, "skipped": 0.25})
+  progress.update(5, {"loss": 0.5, "steps_per_second": 1.0, "left_out": 0.25})
   assert stream.getvalue() == (
-    "step 5/10  loss 0.5000  1 steps/s  25% of updates skipped (not finite)  0:05 to go\n"
+    "step 5/10  loss 0.5000  1 steps/s  25% of updates left out (not finite)  0:05 to go\n"
   )

@@ -1,0 +1,57 @@
+"""Bad numbers (20 to 22): what is no number is tried again, left out, and never saved."""
+
+import json
+
+import numpy as np
+import pytest
+from harness import Run, make_clips
+
+from noise2music.checkpoints.restore import restore_params
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("numbers")
+  run = Run(folder=folder / "straight", data=make_clips(folder / "data"))
+  run.complete()
+  return run
+
+
+def another(straight, name, **changes):
+  return Run(folder=straight.folder.with_name(name), data=straight.data, **changes)
+
+
+def test_20_a_failure_that_passes_changes_nothing(straight):
+  run = another(straight, "passing")
+  (process,) = run.complete("--gin.Objective.poison=23", "--gin.Objective.times=1")
+  assert "step 23 had no finite loss and gradient, and has when run again" in process.said
+  assert run.trace() == straight.trace()
+  assert not (run.folder / "quarantine.jsonl").exists()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_21_a_failure_that_stays_is_left_out_by_all_alike(straight, processes):
+  run = another(straight, f"staying-{processes}", processes=processes)
+  first, *_ = run.complete("--gin.Objective.poison=23")
+  assert "step 23 had no finite loss or gradient, twice: left out, its clips in" in first.said
+  (row,) = map(json.loads, (run.folder / "quarantine.jsonl").read_text().splitlines())
+  assert row["step"] == 23
+  assert len(row["clips"]) == 4
+  assert all(name.endswith(".wav") for name in row["clips"])
+  trace = run.trace()  # the same in all processes
+  assert trace[24][0] == trace[23][0], "an update was made of it"
+  assert [rows for _, rows in trace.values()] == [rows for _, rows in straight.trace().values()]
+  if processes == 1:
+    assert {k: trace[k] for k in range(1, 24)} == {k: straight.trace()[k] for k in range(1, 24)}
+  for step in run.steps():
+    params, _, _ = restore_params(run.checkpoints / str(step))
+    assert all(np.isfinite(leaf).all() for leaf in params["network"].values())
+
+
+def test_21_too_many_end_the_run(straight):
+  run = another(straight, "many")
+  (process,) = run.start("--gin.Objective.poison=23", "--gin.Training.most_quarantined=0")
+  assert process.end() == 2
+  assert "1 batch up to step 23 had no finite loss or gradient" in process.said
+  assert "Traceback" not in process.said
+  assert run.steps()[-1] == 20

@@ -58,7 +58,7 @@ def fingerprint(tree: PyTree) -> int:
   care about order, so the number is the same on any mesh and under any sharding.
   """
   named = named_leaves(tree)
-  parts = [_leaf_sum(leaf, _salt(path)) for path, leaf in named.items() if leaf.size]
+  parts = [leaf_sum(leaf, _salt(path)) for path, leaf in named.items() if leaf.size]
   return sum(int(part) for part in jax.device_get(parts)) % 2**32
 
 
@@ -68,7 +68,8 @@ def _salt(path: str) -> jax.Array:
 
 
 @jax.jit
-def _leaf_sum(x: jax.Array, salt: jax.Array) -> jax.Array:
+def leaf_sum(x: jax.Array, salt: jax.Array) -> jax.Array:
+  """The sum of one leaf, uint32; empty ones give the salt."""
   if x.dtype == jnp.bool_:
     x = x.astype(jnp.uint8)
   width = min(x.dtype.itemsize, 4)

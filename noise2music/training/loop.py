@@ -29,6 +29,7 @@ from noise2music.training.hooks import Hook, Moment
 from noise2music.training.interrupts import Interrupts
 from noise2music.training.optimizer import Optimizer
 from noise2music.training.quarantine import Quarantine
+from noise2music.training.replicas import Replicas
 from noise2music.training.run_folder import RunFolder
 from noise2music.training.setup import Setup, prepare
 from noise2music.training.state import TrainState
@@ -48,7 +49,8 @@ class Training:
   objective, batches: what is trained, on what. total_steps: updates. seed: of everything random.
   accumulation: parts in which a batch is worked through. log_every: steps between lines.
   hooks: called after every step. most_quarantined: batches that may be left out because they twice
-  gave no finite loss or gradient. allow_new_data: go on although the data set is not the one the
+  gave no finite loss or gradient. compare_every: steps between comparisons of the state's copies on
+  several devices; None: never. allow_new_data: go on although the data set is not the one the
   checkpoint was trained on.
   """
 
@@ -65,11 +67,14 @@ class Training:
   rules: LogicalRules = dataclasses.field(default_factory=LogicalRules)
   hooks: Sequence[Hook] = ()
   most_quarantined: int = 10
+  compare_every: int | None = 1000
   allow_new_data: bool = False
 
   def __post_init__(self):
-    for name in ("total_steps", "accumulation", "log_every"):
+    for name in ("total_steps", "accumulation", "log_every", "compare_every"):
       value = getattr(self, name)
+      if name == "compare_every" and value is None:
+        continue
       if not isinstance(value, int) or value < 1:
         flag = "TRAIN_STEPS" if name == "total_steps" else name.upper()
         raise UserError(
@@ -160,7 +165,7 @@ class _Run:
   def go(self, state: TrainState) -> Outcome:
     training, total = self.training, self.training.total_steps
     step = int(state.step)
-    window = Window()
+    window, replicas = Window(), Replicas(self.setup.shapes)
     updates = Updates(self._compile(), state, log=window.add, left_out=self._leave_out)
     batches = of_this_host(training.batches).batches(step)
     last = self.interrupts.received is not None
@@ -175,6 +180,8 @@ class _Run:
         updates.settle()
         row = self._log(step, window)
       self.progress.update(step, row)
+      if replicas.some and training.compare_every and step % training.compare_every == 0:
+        replicas.compare(updates.settle())
       if last or step % training.checkpoints.every == 0:
         self._paused(self.checkpoints.save, step, updates.settle().items(), info=self.info)
       if training.hooks:

@@ -45,7 +45,8 @@ class Quarantine:
         out.write(json.dumps({**row, "clips": clips}) + "\n")
     if self._count > self._most:
       raise UserError(
-        f"{self._count} batch{'es' * (self._count > 1)} up to step {step} had no finite loss or gradient, twice each: "
+        f"{self._count} batch{'es' * (self._count > 1)} up to step {step} had no finite loss or"
+        " gradient, twice each: "
         f"look at the clips in {self._path}, or lower the learning rate"
       )
     return f"step {step} had no finite loss or gradient, twice: left out, its clips in {self._path}"

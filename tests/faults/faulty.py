@@ -1,5 +1,6 @@
 """What a run of the fault suite is made of: the project's own parts, in wrappers that can fail."""
 
+import ctypes
 import dataclasses
 import hashlib
 import json
@@ -116,6 +117,23 @@ class Objective:
   def _fails(self) -> np.bool_:
     self._tries[0] += 1
     return np.bool_(self._tries[0] <= self.times)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class FlipBit:
+  """A hook that makes the memory of one device of one process go wrong after a step."""
+
+  step: int
+  process: int
+  device: int
+
+  def __call__(self, moment: Moment) -> None:
+    if moment.step != self.step or jax.process_index() != self.process:
+      return
+    kernel = moment.state.params["network"]["kernel"]
+    shard = kernel.addressable_shards[self.device]
+    address = shard.data.unsafe_buffer_pointer()
+    ctypes.c_uint32.from_address(address + 4 * 7).value ^= 1 << 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

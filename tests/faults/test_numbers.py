@@ -55,3 +55,27 @@ def test_21_too_many_end_the_run(straight):
   assert "1 batch up to step 23 had no finite loss or gradient" in process.said
   assert "Traceback" not in process.said
   assert run.steps()[-1] == 20
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_23_memory_that_went_wrong_is_named(straight, processes):
+  run = another(straight, f"flipped-{processes}", processes=processes, devices=4 // processes)
+  flip = [
+    "--gin.Training.hooks=(@faulty.FlipBit(), @faulty.Trace())",
+    "--gin.FlipBit.step=12",
+    f"--gin.FlipBit.process={processes - 1}",
+    f"--gin.FlipBit.device={4 // processes - 1}",
+  ]
+  started = run.start(*flip, "--gin.Training.compare_every=5")
+  assert {process.end() for process in started} == {2}
+  for process in started:
+    named = f"device {4 // processes - 1} of process {processes - 1}"
+    assert f"the state on {named} is not that of the other copies" in process.said
+  assert run.steps()[-1] == 10
+  trace = run.trace()
+  assert max(trace) == 14, "the run went on after the comparison"
+  run.folder.with_name(f"{run.folder.name}-trace-0.jsonl").unlink()
+  run.complete("--gin.Training.compare_every=5")
+  again = another(straight, f"unflipped-{processes}", processes=processes, devices=4 // processes)
+  again.complete()
+  assert run.trace()[60] == again.trace()[60]

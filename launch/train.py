@@ -7,6 +7,7 @@ MODEL_DIR then holds config.gin (the resolved config), model-info.txt (the param
 metrics.jsonl, tensorboard/, samples/ and checkpoints/.
 """
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 
@@ -28,6 +29,13 @@ def main(argv: Sequence[str]) -> int:
     description="Train one stage of a cascade from gin files.",
     example=EXAMPLE,
   )
+  parser.add_argument(
+    "--allow_drift",
+    type=lambda text: text.split(","),
+    default=[],
+    metavar="KEY[,KEY]",
+    help="what may have changed since the checkpoint; `data`, `version` or `all` are keys too",
+  )
   arguments = gin_main.parse_arguments(parser, argv)
   gin_main.start(arguments.flags)
   # Imported here so that --help and a mistyped flag answer at once.
@@ -38,6 +46,7 @@ def main(argv: Sequence[str]) -> int:
   gin_utils.parse(flags.gin_file, arguments.bindings, search_paths=flags.gin_search_paths)
   run = gin_utils.build(training.Training)
   gin_utils.check_all_used()
+  run = dataclasses.replace(run, allow_drift=(*run.allow_drift, *flags.allow_drift))
   if flags.dry_run:
     print(training.describe(training.inspect(run)))
     return 0

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import errno
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,10 +18,11 @@ from typing import Any
 
 import jax
 
-from noise2music.checkpoints.manager import FOLDER, CheckpointManager, CheckpointPolicy
+from noise2music.checkpoints.manager import FOLDER, CheckpointManager, CheckpointPolicy, versions
 from noise2music.errors import UserError
 from noise2music.sharding.mesh import MeshShape
 from noise2music.sharding.rules import LogicalRules
+from noise2music.training import drift
 from noise2music.training import progress as progress_lib
 from noise2music.training.describe import describe, parameter_counts, summary
 from noise2music.training.hooks import Hook, Moment
@@ -50,8 +50,8 @@ class Training:
   accumulation: parts in which a batch is worked through. log_every: steps between lines.
   hooks: called after every step. most_quarantined: batches that may be left out because they twice
   gave no finite loss or gradient. compare_every: steps between comparisons of the state's copies on
-  several devices; None: never. allow_new_data: go on although the data set is not the one the
-  checkpoint was trained on.
+  several devices; None: never. allow_drift: keys of what may have changed since the checkpoint
+  that the run goes on from (`training.drift`).
   """
 
   model_dir: str
@@ -68,7 +68,7 @@ class Training:
   hooks: Sequence[Hook] = ()
   most_quarantined: int = 10
   compare_every: int | None = 1000
-  allow_new_data: bool = False
+  allow_drift: Sequence[str] = ()
 
   def __post_init__(self):
     for name in ("total_steps", "accumulation", "log_every", "compare_every"):
@@ -125,7 +125,7 @@ def train(training: Training, *, config_text: str = "") -> Outcome:
     if start >= training.total_steps:
       print(f"already at step {start} of {training.total_steps}: nothing left to train")
       return Outcome(step=start)
-    if (state is None or training.allow_new_data) and hasattr(training.objective, "check_data"):
+    if (state is None or training.allow_drift) and hasattr(training.objective, "check_data"):
       training.objective.check_data(_dataset(training.batches))
     folder.write_texts(config=config_text, model=describe(setup))
     progress = progress_lib.make_progress(clock, start_step=start, total_steps=training.total_steps)
@@ -272,43 +272,9 @@ def _restore(
   restored = checkpoints.restore(setup.shapes.items())
   if restored is None:
     return None
-  then, now = restored.info.get("dataset"), _dataset(training.batches)
-  if then != now and not training.allow_new_data:
-    raise UserError(
-      f"the data set has changed since checkpoint {restored.step} ({_difference(then, now)}): bring"
-      " the old one back, or go on with the new one by --gin.Training.allow_new_data=True"
-    )
-  for line in changes(restored.info.get("config", ""), config_text):
-    log.warning("since checkpoint %d: %s", restored.step, line)
+  now = {**_info(training, config_text), "versions": versions()}
+  drift.check(restored.info, now, step=restored.step, allowed=training.allow_drift)
   return setup.shapes.with_items(restored.items, step=restored.step)
-
-
-def _difference(then: Any, now: Any) -> str:
-  """What of two fingerprints differs, in a few words."""
-  if not isinstance(then, dict) or not isinstance(now, dict):
-    return f"{then} then, {now} now"
-  names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
-  return ", ".join(
-    "other clips" if name == "sources" else f"{name} was {then.get(name)}, is {now.get(name)}"
-    for name in names
-  )
-
-
-def changes(before: str, now: str) -> list[str]:
-  """Lines "name = value" that differ between two configs, as "name was a, is b"."""
-
-  def bindings(text: str) -> dict[str, str]:
-    # A long value goes on in indented lines.
-    lines = re.sub(r" ?\\?\n +", " ", text).splitlines()
-    pairs = (line.split(" = ", 1) for line in lines if " = " in line)
-    return {name: value for name, value in pairs if not name.startswith("#")}
-
-  old, new = bindings(before), bindings(now)
-  return [
-    f"{name} was {old.get(name, 'not there')}, is {new.get(name, 'not there')}"
-    for name in sorted(old.keys() | new.keys())
-    if old.get(name) != new.get(name)
-  ]
 
 
 def _info(training: Training, config_text: str) -> dict[str, Any]:

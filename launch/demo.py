@@ -29,12 +29,12 @@ from data_pipelines.datasets.score_corpus.corpus import Prompt, ScoreCorpus
 from data_pipelines.manifest import Clip, read_manifest
 from launch import gin_main
 from launch.demo_report import write_demo_report
+from noise2music.audio.sound_check import sound_check
 from noise2music.audio.wav_io import read_audio
 from noise2music.batch import BatchSpec
 from noise2music.config import gin_utils
 from noise2music.errors import Parser, UserError
 from noise2music.evaluation.protocols import LabelledAudio, learned_and_listens
-from noise2music.evaluation.sound_check import sound_check
 from noise2music.pipeline import Generation, Pipeline
 from noise2music.sharding.rules import unbox
 from noise2music.training import loop

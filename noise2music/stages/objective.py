@@ -7,6 +7,7 @@ one batch, which takes a data set smaller than a batch, are given the same noise
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -175,13 +176,23 @@ class DenoisingObjective:
     x_t = gaussian.diffuse(example.x, eps, alpha=alpha, sigma=sigma)
     inputs, entries = network_inputs(x_t, conditions=stage.conditions, signals=signals, text=text)
     output = stage.network.apply({"params": params["network"]}, inputs, t, **entries)
-    each = losses.denoising_loss(
-      output,
-      stage.prediction.target(example.x, eps, alpha=alpha, sigma=sigma),
+    target = stage.prediction.target(example.x, eps, alpha=alpha, sigma=sigma)
+    weigh = functools.partial(
+      losses.denoising_loss,
+      target=target,
       weight=stage.loss_weight(stage.noise_schedule, t),
       mask=example.mask,
     )
-    return jnp.mean(each), loss_by_noise_level(each, t)
+    each = weigh(output)
+    metrics = {**loss_by_noise_level(each, t), "chance": jnp.mean(weigh(jnp.zeros_like(target)))}
+    if text is not None:
+      metrics["text_dropped"] = (jnp.sum(~keep, dtype=jnp.float32), jnp.float32(len(keep)))
+    return jnp.mean(each), metrics
+
+  @property
+  def text_dropout(self) -> float | None:
+    """The share of texts that training drops; None without texts."""
+    return None if self.stage.text is None else self.stage.text.dropout
 
 
 def _floats(batch: n2m.Batch) -> n2m.Waveform:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from noise2music.errors import UserError
+from noise2music.training import sentinels
 from noise2music.training.state import TrainState
 from noise2music.training.writers import Audio, Images, Writer
 
@@ -68,6 +69,8 @@ class SampleHook:
       return
     moment.say(f"sampling at step {moment.step}, to hear what it has learnt")
     samples = self.function(moment.state, moment.step)
+    for line in sentinels.of_samples(moment.step, samples.audio):
+      moment.say(f"warning: {line}")
     with moment.writing():
       for writer in moment.writers:
         writer.audio(moment.step, samples.audio)

@@ -31,6 +31,7 @@ from noise2music.training.optimizer import Optimizer
 from noise2music.training.quarantine import Quarantine
 from noise2music.training.replicas import Replicas
 from noise2music.training.run_folder import RunFolder
+from noise2music.training.sentinels import Sentinels
 from noise2music.training.setup import Setup, prepare
 from noise2music.training.state import TrainState
 from noise2music.training.updates import Updates
@@ -142,6 +143,9 @@ def train(training: Training, *, config_text: str = "") -> Outcome:
       quarantine=Quarantine(
         folder.path, start_step=start, most=training.most_quarantined, batches=training.batches
       ),
+      sentinels=Sentinels(
+        dropout=getattr(training.objective, "text_dropout", None), start_step=start
+      ),
       writers=_open_writers(folder.path, start, stack),
       info=_info(training, config_text),
     )
@@ -159,6 +163,7 @@ class _Run:
   clock: progress_lib.Clock
   progress: progress_lib.Progress
   quarantine: Quarantine
+  sentinels: Sentinels
   writers: Sequence[Writer]
   info: Mapping[str, Any]
 
@@ -183,7 +188,7 @@ class _Run:
       if replicas.some and training.compare_every and step % training.compare_every == 0:
         replicas.compare(updates.settle())
       if last or step % training.checkpoints.every == 0:
-        self._paused(self.checkpoints.save, step, updates.settle().items(), info=self.info)
+        self._paused(self._save, step, updates.settle())
       if training.hooks:
         self._paused(self._call_hooks, step, updates.settle, row, last)
     _close(batches)
@@ -212,6 +217,8 @@ class _Run:
     with self._writing():
       for writer in self.writers:
         writer.scalars(step, row)
+    for line in self.sentinels.of_row(step, row):
+      self.progress.say(line)
     return row
 
   @contextlib.contextmanager
@@ -227,6 +234,11 @@ class _Run:
         f"cannot write logs or samples into {self.checkpoints.directory.parent} "
         f"({error.strerror or error}); {intact}: {mend}, then run the same command again"
       ) from error
+
+  def _save(self, step: int, state: TrainState) -> None:
+    self.checkpoints.save(step, state.items(), info=self.info)
+    for line in self.sentinels.of_average(step, state):
+      self.progress.say(line)
 
   def _leave_out(self, step: int, batch: Batch, metrics: Mapping[str, Any]) -> None:
     with self._writing():

@@ -1,6 +1,7 @@
 """Drift (18, 19): a run that goes on as another is refused by key, whatever was changed."""
 
 import dataclasses
+import shutil
 
 import pytest
 from harness import Run, make_clips
@@ -21,7 +22,9 @@ def refusal(run, *flags):
   return process.said.splitlines()[-1]
 
 
-def test_18_each_change_is_named_and_refused(run):
+def test_18_each_change_is_named_and_refused(run, tmp_path):
+  shutil.copytree(run.folder, tmp_path / "copy")
+  run = dataclasses.replace(run, folder=tmp_path / "copy")
   said = refusal(run, "--gin.SEED=1", "--gin.BATCH_SIZE=8", "--gin.Ema.decay=0.5")
   for change in ("SEED was 0, is 1", "BATCH_SIZE was 4, is 8", "Ema.decay was 0.9, is 0.5"):
     assert change in said

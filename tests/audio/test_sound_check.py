@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from noise2music.evaluation.sound_check import sound_check
+from noise2music.audio.sound_check import sound_check
 
 T = np.arange(48_000) / 24_000
 

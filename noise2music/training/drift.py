@@ -13,15 +13,13 @@ from noise2music.errors import UserError
 
 ALL = "all"
 _ABSENT = "not there"
-# Of a config, what makes no difference to what is learnt: where results go and how often, how the
-# work is laid out, how samples are drawn; the data are known by their fingerprint, not their path.
-# A longer run is told, and goes on.
+# Of a config, what makes no difference to what is learnt, with all that it alone refers to: where
+# results go and how often, how the work is laid out, how samples are drawn. The data are known by
+# their fingerprint, not their path. A longer run is told, and goes on.
 _FREE = re.compile(
   r"(.*\.)?Training\.(model_dir|hooks|log_every|total_steps|mesh|rules|checkpoints|allow_drift"
-  r"|most_quarantined|compare_every|deadline_seconds)"
-  r"|(.*\.)?(CheckpointPolicy|MeshShape|LogicalRules|SampleHook|Preview|Sampling)\..*"
-  r"|(.*\.)?Stage\.sampling|(.*\.)?(samplers|time_steps)\..*|preview/.*"
-  r"|(.*\.)?\w+Source\.path|(.*\.)?IndexBatches\.(prefetch|bad_records_path)"
+  r"|most_quarantined|compare_every|deadline_seconds|compare_processes_every)"
+  r"|(.*\.)?Stage\.sampling|(.*\.)?\w+Source\.path|(.*\.)?IndexBatches\.(prefetch|bad_records_path)"
 )
 
 log = logging.getLogger(__name__)
@@ -85,10 +83,13 @@ def _between(then: Mapping, now: Mapping, *, prefix: str = "") -> Iterator[Diffe
 
 
 def _is_free(key: str, config: Mapping[str, str]) -> bool:
-  """A macro is free where all that reads it is."""
-  if not key.isupper():
-    return bool(_FREE.fullmatch(key))
-  readers = [name for name, value in config.items() if re.search(rf"%{key}\b", value)]
+  """Whether it makes no difference, or only what makes none reads it."""
+  if _FREE.fullmatch(key):
+    return True
+  # A macro is read as %NAME, what is bound for a class by whoever refers to it as @module.Class.
+  sign = f"%{key}" if key.isupper() else f"@{key.rpartition('.')[0]}"
+  reads = re.compile(re.escape(sign) + r"(?![\w.])")
+  readers = [name for name, value in config.items() if reads.search(value)]
   return bool(readers) and all(_is_free(reader, config) for reader in readers)
 
 

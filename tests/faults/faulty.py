@@ -142,10 +142,8 @@ class Trace:
   one of each row that this process gave it.
   """
 
-  folder: str
-
   def __call__(self, moment: Moment) -> None:
-    state, folder = moment.state, Path(self.folder)
+    state, folder = moment.state, Path(os.environ["TRACED"])  # no setting: it may change
     row = {
       "step": moment.step,
       "state": fingerprint([state.params, state.ema]),

@@ -124,6 +124,7 @@ class Run:
       **os.environ,
       "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]),
       "PYTHONUNBUFFERED": "1",
+      "TRACED": str(self.folder),
       "JAX_PLATFORMS": "cpu",
       "JAX_COMPILATION_CACHE_DIR": str(cache),
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

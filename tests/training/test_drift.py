@@ -18,6 +18,8 @@ optimizer.Optimizer.peak_learning_rate = %RATE
 unet1d.UNet1D.strides = \\
     (1,
      2)
+loop.Training.hooks = (@preview.Preview(),)
+preview.Preview.batches = @preview/batch.BatchSpec()
 preview/batch.BatchSpec.batch_size = 2
 """
 THEN = {
@@ -42,7 +44,12 @@ def now(*changes, **others):
     now(("LOG_EVERY = 5", "LOG_EVERY = 9")),
     now(("'there'", "'elsewhere'")),
     now(("preview/batch.BatchSpec.batch_size = 2", "preview/batch.BatchSpec.batch_size = 3")),
-    now(("loop.Training.log_every", "loop.Training.hooks = ()\nloop.Training.log_every")),
+    now(
+      ("(@preview.Preview(),)", "()"),
+      ("preview.Preview.batches = @preview/batch.BatchSpec()\n", ""),
+      ("preview/batch.BatchSpec.batch_size = 2\n", ""),
+    ),
+    now(("preview.Preview.batches", "preview.Preview.seed = 3\npreview.Preview.batches")),
     now(("# Macros:", "# Other words")),
     {**THEN, "config": ""},  # made by hand, without gin
   ],

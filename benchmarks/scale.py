@@ -133,6 +133,8 @@ def _serving(plan: Mapping) -> str:
 
 def _memory(part: Mapping) -> str:
   needed, there = part["room"]["needed_bytes"], part["room"]["capacity_bytes"]
+  if needed is None:  # not kept of the first plans; the compiler accepted them
+    return f"fits {there / 2**30:.1f}"
   told = f"{needed / 2**30:.1f} of {there / 2**30:.1f}"
   return told if needed <= there else f"{told}: does not fit"
 

@@ -103,9 +103,7 @@ def plan_program(
   advice = []
   if chip is not None:
     time = step_time(chip, flops_per_chip=flops / chips, program=program, loops=loops)
-    counted = state_bytes + (activation_bytes or 0.0)
-    if program:  # whose code lies in the chip's memory too
-      counted = program.peak_bytes + program.code_bytes
+    counted = program.peak_bytes if program else state_bytes + (activation_bytes or 0.0)
     room = refused or fit(chip, counted)
     of = f"{room.needed_bytes / GIB:.1f} of {room.capacity_bytes / GIB:.1f} GiB a chip"
     known = "parameters" if activation_bytes is None else "state and activations"

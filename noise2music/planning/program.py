@@ -40,11 +40,12 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProgramCost:
-  """Of one run on one device. peak_bytes: what is set aside at once, for arguments, results that
-  take the place of none, and temporaries; what the compiler calls its peak leaves out the gaps
-  between them. traffic_bytes: read from and written to main memory. cycles: None
-  where the compiler estimates none. cycles_by_kind: of fusions that multiply (`products`, with what
-  the compiler computes along the way), and of others by what they end in, the largest first.
+  """Of one run on one device. peak_bytes: as a TPU's compiler counts it (its temporaries count
+  twice what shares a place: it accepts programs whose temporaries are larger than the memory);
+  elsewhere the sum of arguments, results that take the place of none, and temporaries, since a
+  processor's peak leaves out some. traffic_bytes: read from and written to main memory. cycles:
+  None where the compiler estimates none. cycles_by_kind: of fusions that multiply (`products`, with
+  what the compiler computes along the way), and of others by what they end in, the largest first.
   """
 
   argument_bytes: int
@@ -66,7 +67,7 @@ def read_program(compiled: Any) -> ProgramCost:
   return ProgramCost(
     argument_bytes=arguments,
     temporary_bytes=temporary,
-    peak_bytes=arguments + results + temporary,
+    peak_bytes=memory.peak_memory_in_bytes if total["cycles"] else arguments + results + temporary,
     code_bytes=memory.generated_code_size_in_bytes,
     traffic_bytes=total["bytes"],
     cycles=total["cycles"] or None,

@@ -23,6 +23,7 @@ from noise2music.checkpoints.manager import FOLDER, CheckpointManager, Checkpoin
 from noise2music.errors import UserError
 from noise2music.sharding.mesh import MeshShape
 from noise2music.sharding.rules import LogicalRules
+from noise2music.training import exits, liveness
 from noise2music.training import progress as progress_lib
 from noise2music.training.describe import describe, parameter_counts, summary
 from noise2music.training.hooks import Hook, Moment
@@ -31,6 +32,7 @@ from noise2music.training.optimizer import Optimizer
 from noise2music.training.run_folder import RunFolder
 from noise2music.training.setup import Setup, prepare
 from noise2music.training.state import TrainState
+from noise2music.training.watchdog import Watchdog
 from noise2music.training.window import Window
 from noise2music.training.writers import JsonLines, SampleFiles, TensorBoard, Writer
 from noise2music.typing import Batch, BatchSource, Objective
@@ -46,7 +48,9 @@ class Training:
   objective, batches: what is trained, on what. total_steps: updates. seed: of everything random.
   accumulation: parts in which a batch is worked through. log_every: steps between lines.
   hooks: called after every step. allow_new_data: go on although the data set is not the one the
-  checkpoint was trained on.
+  checkpoint was trained on. deadline_seconds: what one batch, update, save or hook may take before
+  the run counts as hung and ends with status 124; None for ever. grace_seconds: what a batch or a
+  hook may still take after SIGTERM or Ctrl-C.
   """
 
   model_dir: str
@@ -62,6 +66,8 @@ class Training:
   rules: LogicalRules = dataclasses.field(default_factory=LogicalRules)
   hooks: Sequence[Hook] = ()
   allow_new_data: bool = False
+  deadline_seconds: float | None = 1800.0
+  grace_seconds: float = 25.0
 
   def __post_init__(self):
     for name in ("total_steps", "accumulation", "log_every"):
@@ -75,6 +81,11 @@ class Training:
       raise UserError(f"seed is {self.seed!r}: give a whole number from 0 to 2^32 - 1")
     if not isinstance(self.model_dir, str) or not self.model_dir:
       raise UserError(f"model_dir is {self.model_dir!r}: give the path of a folder")
+    for name in ("deadline_seconds", "grace_seconds"):
+      value = getattr(self, name)
+      may_be_none = name == "deadline_seconds" and value is None
+      if not may_be_none and not (isinstance(value, int | float) and 0 < value < float("inf")):
+        raise UserError(f"{name} is {value!r}: give a number of seconds above 0")
     self.optimizer.check(self.total_steps)
 
 
@@ -103,7 +114,7 @@ def train(training: Training, *, config_text: str = "") -> Outcome:
   """
   with contextlib.ExitStack() as stack:
     folder = stack.enter_context(RunFolder(Path(training.model_dir)))
-    interrupts = stack.enter_context(Interrupts())
+    watchdog, interrupts = _watch(training, folder.path, stack)
     checkpoints = stack.enter_context(
       contextlib.closing(CheckpointManager(folder.path / FOLDER, policy=training.checkpoints))
     )
@@ -119,6 +130,9 @@ def train(training: Training, *, config_text: str = "") -> Outcome:
     folder.write_texts(config=config_text, model=describe(setup))
     progress = progress_lib.make_progress(clock, start_step=start, total_steps=training.total_steps)
     stack.callback(progress.close)
+    if together := liveness.current():
+      together.begin(start)
+      together.laps, together.say = watchdog.laps, progress.say
     progress.say(f"{summary(parameter_counts(setup))}; {jax.device_count()} device(s)")
     progress.say(f"going on from step {start}" if start else f"training in {folder.path}")
     run = _Run(
@@ -126,6 +140,7 @@ def train(training: Training, *, config_text: str = "") -> Outcome:
       setup=setup,
       checkpoints=checkpoints,
       interrupts=interrupts,
+      watchdog=watchdog,
       clock=clock,
       progress=progress,
       writers=_open_writers(folder.path, start, stack),
@@ -142,6 +157,7 @@ class _Run:
   setup: Setup
   checkpoints: CheckpointManager
   interrupts: Interrupts
+  watchdog: Watchdog
   clock: progress_lib.Clock
   progress: progress_lib.Progress
   writers: Sequence[Writer]
@@ -153,9 +169,13 @@ class _Run:
     update = self._compile()
     window = Window()
     batches = of_this_host(training.batches).batches(step)
-    last = self.interrupts.received is not None
+    last = self.interrupts.stop_after(step)
+    now = self.watchdog.now
     while not last:
-      state, metrics = update(state, self.setup.put(_next(batches, step)))
+      now("input")
+      batch = self.setup.put(_next(batches, step))
+      now("step")
+      state, metrics = update(state, batch)
       step += 1
       window.add(metrics)
       self.clock.tick(step)
@@ -163,15 +183,21 @@ class _Run:
       last = self.interrupts.stop_after(step) or step == total
       row = self._log(step, window) if last or step % training.log_every == 0 else None
       self.progress.update(step, row)
+      now("save")
       if last or step % training.checkpoints.every == 0:
         self._paused(self.checkpoints.save, step, state.items(), info=self.info)
+      now("hooks")
       if training.hooks:
         self._paused(self._call_hooks, step, state, row, last)
+      if step % liveness.PACE_EVERY == 0:
+        self.watchdog.lap()
+    now("end")
     _close(batches)
     self.checkpoints.wait()
     return self._finish(step)
 
   def _compile(self) -> Callable:
+    self.watchdog.now("compile")
     began = time.monotonic()
     self.progress.say("compiling: minutes for a large model, at once the next time")
     update = self.setup.compile()
@@ -241,6 +267,30 @@ class _Run:
       f"stopped by {self.interrupts.name}, {kept}: run the same command again to go on"
     )
     return Outcome(step=step, signal=self.interrupts.received)
+
+
+def _watch(
+  training: Training, folder: Path, stack: contextlib.ExitStack
+) -> tuple[Watchdog, Interrupts]:
+  """What looks after the run from other threads."""
+  checkpoints, together = folder / FOLDER, liveness.current()
+  leave = exits.alone(checkpoints)
+  if together is not None:
+    together.checkpoints, leave = checkpoints, together.leave
+  watchdog = Watchdog(
+    deadline_seconds=training.deadline_seconds,
+    folder=folder,
+    process=jax.process_index(),
+    leave=leave,
+  )
+  interrupts = Interrupts(
+    watchdog=stack.enter_context(watchdog),
+    together=together,
+    grace_seconds=training.grace_seconds,
+    checkpoints=checkpoints,
+    leave=leave,
+  )
+  return watchdog, stack.enter_context(interrupts)
 
 
 def _restore(

@@ -21,7 +21,7 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,9 @@ from noise2music.training import exits
 from noise2music.training import peers as peers_lib
 from noise2music.training.exits import LOST
 from noise2music.training.peers import Peers
+from noise2music.training.watchdog import Watchdog
 
-PACE_EVERY = 10  # steps between two looks at who is slow
+PACE_EVERY = 5  # steps between two looks at who is slow
 _TICK = 0.5
 _LINGER = 3.0  # seconds the coordinator waits for the others to leave before it does
 _SLOWER = 3.0  # times the median
@@ -80,7 +81,7 @@ class Liveness:
     self.peers, self.heartbeat_seconds = peers, heartbeat_seconds
     self.stop: Stop | None = None
     self.checkpoints: Path | None = None  # folder, once there is one
-    self.laps: Sequence[tuple[float, float]] = ()  # of `Watchdog`
+    self.watchdog: Watchdog | None = None  # once there is one
     self.say: Callable[[str], None] = log.warning
     self.on_stop: Callable[[int], None] = lambda number: None
     self._first = self._step = 0
@@ -89,6 +90,7 @@ class Liveness:
     self._closed = threading.Event()
     self._leaving = threading.Lock()
     self._wanted: int | None = None  # signal to be told to all
+    self._lines: Mapping[int, Any] = {}
     self._status: int | None = None
     self._wake = threading.Event()
     self._ages = _Ages(peers.index)
@@ -117,6 +119,13 @@ class Liveness:
     with self._holding:
       self._step = step
       return self.stop is not None and self.stop.after is not None and step >= self.stop.after
+
+  def behind(self) -> str | None:
+    """Names the processes that have not come as far as this one, and what they are doing."""
+    begun = self.watchdog.begun
+    found = [(i, line) for i, line in sorted(self._lines.items()) if line.get("begun", 0) < begun]
+    late = [f"process {i} in {line.get('phase', 'setup')}" for i, line in found]
+    return f"{', '.join(late)} further behind" if late else None
 
   def send_stop(self, signal: int) -> None:
     """All stop together. Returns at once."""
@@ -189,13 +198,16 @@ class Liveness:
 
   def _round(self) -> None:
     self._beat += 1
-    mine = {"beat": self._beat, "done": self._done, "laps": list(self.laps)}
+    mine = {"beat": self._beat, "done": self._done, "laps": []}
+    if (watchdog := self.watchdog) is not None:
+      mine |= {"laps": list(watchdog.laps), "begun": watchdog.begun, "phase": watchdog.phase}
     self.peers.set(f"run/line/{self.peers.index}", json.dumps(mine))
     if self._wanted is not None and self.stop is None:
       self.peers.set_first("run/stop", json.dumps([self._wanted, self.peers.index]))
     table = self.peers.all("run")
     self._answered = time.monotonic()
     lines = {int(k.removeprefix("line/")): json.loads(v) for k, v in table.items() if "line/" in k}
+    self._lines = lines
     self._look_for_the_gone(table, lines)
     if "stop" in table:
       self._agree(json.loads(table["stop"]), table)

@@ -132,7 +132,7 @@ def train(training: Training, *, config_text: str = "") -> Outcome:
     stack.callback(progress.close)
     if together := liveness.current():
       together.begin(start)
-      together.laps, together.say = watchdog.laps, progress.say
+      together.say = progress.say
     progress.say(f"{summary(parameter_counts(setup))}; {jax.device_count()} device(s)")
     progress.say(f"going on from step {start}" if start else f"training in {folder.path}")
     run = _Run(
@@ -274,15 +274,16 @@ def _watch(
 ) -> tuple[Watchdog, Interrupts]:
   """What looks after the run from other threads."""
   checkpoints, together = folder / FOLDER, liveness.current()
-  leave = exits.alone(checkpoints)
-  if together is not None:
-    together.checkpoints, leave = checkpoints, together.leave
+  leave = exits.alone(checkpoints) if together is None else together.leave
   watchdog = Watchdog(
     deadline_seconds=training.deadline_seconds,
     folder=folder,
     process=jax.process_index(),
     leave=leave,
+    behind=None if together is None else together.behind,
   )
+  if together is not None:
+    together.checkpoints, together.watchdog = checkpoints, watchdog
   interrupts = Interrupts(
     watchdog=stack.enter_context(watchdog),
     together=together,

@@ -1,9 +1,9 @@
 """Notices a run that hangs: says in which phase, shows all stacks, and ends it with status 124.
 
 jax notices a process that died, never one that waits for ever (for a disk, a lock, a download): its
-peers simply wait with it. Where several processes wait for each other, the one that is to blame
-should speak: in "step", where one waits for the others, the deadline is a quarter longer, and all
-are told of the one that spoke first.
+peers simply wait with it. All go through the same phases in the same order, so the one that has
+begun the fewest is to blame, and it is to speak: whoever waits for it has a deadline a quarter
+longer, and leaves as soon as it hears why.
 """
 
 import collections
@@ -11,6 +11,7 @@ import contextlib
 import faulthandler
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from noise2music.training import exits
@@ -24,14 +25,15 @@ _TEXTS = {
   "end": "closing the run",
 }
 _UNWATCHED = ("setup", "compile")  # minutes for a large model, and nothing is lost with them
-_STEP_FACTOR = 1.25
+_WAITING = 1.25  # deadlines, for a process that waits for another one
 
 
 class Watchdog:
   """Context manager. `phase` is what the main thread does; `now(phase)` tells.
 
   deadline_seconds: what a phase may take, None for ever. folder: of `hang-<process>.txt`.
-  leave: called with (status, cause). laps: of the last two, seconds a step that this process worked
+  leave: called with (status, cause). behind: names the processes that this one waits for, if any.
+  begun: phases so far. laps: of the last two, seconds a step that this process worked
   by itself, and seconds a step.
   """
 
@@ -42,13 +44,16 @@ class Watchdog:
     folder: Path,
     process: int,
     leave: exits.Leave,
+    behind: Callable[[], str | None] | None = None,
   ):
     self.phase = "setup"
+    self.begun = 0
     self.since = time.monotonic()
     self.laps: collections.deque[tuple[float, float]] = collections.deque(maxlen=2)
     self._steps, self._own, self._lap_began = 0, 0.0, self.since
     self._cpu = time.thread_time()
-    self._deadline, self._process, self._leave = deadline_seconds, process, leave
+    self._deadline, self._process = deadline_seconds, process
+    self._leave, self._behind = leave, behind or (lambda: None)
     self._file = folder / f"hang-{process}.txt"
     self._closed = threading.Event()
 
@@ -62,6 +67,7 @@ class Watchdog:
     self._own += now - self.since if self.phase == "input" else cpu - self._cpu
     self._steps += phase == "step"
     self.phase, self.since, self._cpu = phase, now, cpu
+    self.begun += 1
 
   def lap(self) -> None:
     """Ends a lap, of the steps since the one before it."""
@@ -81,24 +87,19 @@ class Watchdog:
       with contextlib.suppress(RuntimeError, ValueError):
         faulthandler.cancel_dump_traceback_later()
 
-  def limit(self) -> float:
-    """Seconds that the present phase may take."""
-    if self.phase in _UNWATCHED:
-      return float("inf")
-    return self._deadline * (_STEP_FACTOR if self.phase == "step" else 1.0)
-
   def _watch(self) -> None:
     tick = min(1.0, self._deadline / 10)
     while not self._closed.wait(tick):
-      phase, since = self.phase, self.since
-      if phase not in _UNWATCHED:
-        # For a thread that never lets go of Python's lock: C code that this thread has to put off
-        # again and again. It can but show the stacks, and exits with status 1.
-        faulthandler.dump_traceback_later(2 * self._deadline, exit=True, file=2)
-      else:
+      begun, phase, seconds = self.begun, self.phase, time.monotonic() - self.since
+      if phase in _UNWATCHED:
         faulthandler.cancel_dump_traceback_later()
-      if time.monotonic() - since > self.limit() and (phase, since) == (self.phase, self.since):
-        self._hung(phase, time.monotonic() - since)
+        continue
+      # For a main thread that never lets go of Python's lock: C code, which this thread has to put
+      # off again and again. It can but show the stacks, and exits with status 1.
+      faulthandler.dump_traceback_later(2 * self._deadline, exit=True, file=2)
+      late = seconds > self._deadline and begun == self.begun
+      if late and (seconds > _WAITING * self._deadline or self._behind() is None):
+        self._hung(phase, seconds)
 
   def _hung(self, phase: str, seconds: float) -> None:
     where = f"stacks of all threads are in {self._file}"
@@ -110,8 +111,10 @@ class Watchdog:
     except OSError as error:
       where = f"no stacks could be written to {self._file} ({error.strerror})"
     faulthandler.dump_traceback(2, all_threads=True)
+    behind = self._behind()
     self._leave(
       exits.HUNG,
       f"process {self._process} hangs in {phase}: {_TEXTS[phase]} takes longer than"
-      f" {self.limit():g} s (Training.deadline_seconds); {where}",
+      f" {self._deadline:g} s (Training.deadline_seconds){f', with {behind}' if behind else ''};"
+      f" {where}",
     )

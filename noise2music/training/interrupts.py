@@ -114,12 +114,17 @@ class Interrupts:
     end = time.monotonic() + self._grace
     while not self._closed.wait(max(0.1, end - time.monotonic())):
       phase = self._watchdog.phase
-      if phase == "input" or (phase == "hooks" and not exits.under_way(self._checkpoints)):
-        self._leave(
-          128 + number,
-          f"stopped by {self.name} while {phase} took longer than {self._grace:g} s"
-          " (Training.grace_seconds)",
-        )
+      if phase not in ("input", "hooks") or exits.under_way(self._checkpoints):
+        continue
+      # A hook may wait for another process, which is then the one to say what takes so long.
+      waits = self._together is not None and self._together.behind() is not None
+      if waits and time.monotonic() < end + 2:
+        continue
+      self._leave(
+        128 + number,
+        f"stopped by {self.name} while {phase} took longer than {self._grace:g} s"
+        " (Training.grace_seconds)",
+      )
 
   def _hurry(self, number: int) -> None:
     """A second signal. What is not committed does not count, so leaving cannot tear a save; but it

@@ -132,23 +132,17 @@ class Liveness:
     self._wanted = signal
     self._wake.set()
 
-  def leave(
-    self,
-    status: int,
-    cause: str,
-    *,
-    mend: bool = False,
-    says: str | None = None,
-    others: int = LOST,
-  ) -> None:
+  def leave(self, status: int, cause: str, *, mend: bool = False, says: str | None = None) -> None:
     """Says why, tells the others, and ends the process.
 
-    mend: the cause says itself what to do. says: to the others, who leave with status `others`.
+    mend: the cause says itself what to do. says: to the others, who leave as well; with LOST, or
+    where a signal was for all of them with its status.
     """
     self._leaving.acquire()  # for good: the first thread that comes ends the process
     self._status = status
     exits.say(cause if mend else exits.go_on(cause, self.checkpoints))
-    self._tell({"says": says or cause, "status": others})
+    stopped = self.stop is not None and status == 128 + self.stop.signal
+    self._tell({"says": says or cause, "status": status if stopped else LOST})
     if self.peers.index == 0:
       self._linger()
     os._exit(status)
@@ -220,7 +214,7 @@ class Liveness:
     for key, value in table.items():
       if key.startswith("gone/") and key != f"gone/{self.peers.index}":
         gone = json.loads(value)
-        self.leave(gone["status"], gone["says"], others=gone["status"])
+        self.leave(gone["status"], gone["says"])
     self._ages.update({i: line["beat"] for i, line in lines.items()}, patience=2 * self._tick)
     if late := self._ages.late(self.heartbeat_seconds):
       self.leave(LOST, _silent(late, self.heartbeat_seconds))
@@ -246,8 +240,7 @@ class Liveness:
     if all(step == first for step, first in at):
       # No update has been done since the checkpoint: nothing is lost, whatever is being compiled.
       name = "Ctrl-C" if self.stop.signal == 2 else "SIGTERM"
-      status = 128 + self.stop.signal
-      self.leave(status, f"stopped by {name} before the first update", others=status)
+      self.leave(128 + self.stop.signal, f"stopped by {name} before the first update")
     self.stop = dataclasses.replace(self.stop, after=max(step for step, _ in at) + 1)
     self._holding.release()
 

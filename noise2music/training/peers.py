@@ -207,11 +207,12 @@ def _why(said: str, address, count, index, seconds: float) -> str:
   if "Unexpected task" in said:
     return f"process 0 was told of fewer processes than --process_count={count}: {mend}"
   if "DEADLINE_EXCEEDED" in said or "UNAVAILABLE" in said:
+    where = "each other" if address is None else f"each other at {address}"
     if index != 0 and address is not None and not answers(address):
-      return f"process {index} found no process 0 at {address} within {seconds} s: {mend}"
+      where += ", where nobody listens now,"
     return (
-      f"not all of {count} processes came within {seconds} s (--join_seconds), or one of them came"
-      f" twice: {mend}"
+      f"not all of {count} processes found {where} within {seconds} s (--join_seconds), or one of"
+      f" them came twice: {mend}"
     )
   found = re.search(r"absl::Status: (.*)", said)
   return f"could not join the other processes ({found[1] if found else said.strip()}): {mend}"

@@ -1,10 +1,10 @@
 """What a run of the fault suite is made of: the project's own parts, in wrappers that can fail."""
 
+import ctypes
 import dataclasses
 import hashlib
 import json
 import os
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,7 @@ class Stall:
     if self.fail:
       raise RuntimeError("the hook fails")
     if self.holding:
-      re.match("(a?){40}a{40}", "a" * 39)  # for longer than the universe has been there
+      ctypes.PyDLL(None).sleep(round(self.seconds))
     time.sleep(self.seconds)
 
 

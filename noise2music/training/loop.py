@@ -201,6 +201,7 @@ class _Run:
     began = time.monotonic()
     self.progress.say("compiling: minutes for a large model, at once the next time")
     update = self.setup.compile()
+    self.watchdog.now("input")
     self.progress.say(f"compiled in {progress_lib.duration(time.monotonic() - began)}")
     return update
 

@@ -2,7 +2,9 @@
 
 Every main is `python -m launch.NAME --gin_file=... --gin.NAME=value`, on each host of a pod alike.
 Exit status: 0 done; 2 an error that the message says how to mend; 130 after Ctrl-C, 143 after
-SIGTERM (both with everything saved); 1 a defect, with a traceback.
+SIGTERM (both with everything saved, or a sentence that says what is); 1 a defect, with a traceback;
+124 a run that hung, with all stacks; 75 another process of the run was lost, or ended with an error
+of its own: run the same command again.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import logging
 import os
 import platform
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -77,6 +80,28 @@ def _add_run_flags(out: argparse.ArgumentParser) -> None:
   hosts.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
   hosts.add_argument("--process_count", type=int, metavar="N")
   hosts.add_argument("--process_index", type=int, metavar="I")
+  hosts.add_argument(
+    "--heartbeat_seconds",
+    type=_seconds,
+    default=10,
+    metavar="S",
+    help="a process that is silent for so long is lost, and the others leave with status 75"
+    " (default: %(default)s)",
+  )
+  hosts.add_argument(
+    "--join_seconds",
+    type=_seconds,
+    default=300,
+    metavar="S",
+    help="how long to wait for all processes at the start (default: %(default)s)",
+  )
+
+
+def _seconds(text: str) -> int:
+  value = int(text)
+  if value < 1:
+    raise ValueError(text)
+  return value
 
 
 def parse_arguments(out: argparse.ArgumentParser, argv: Sequence[str]) -> Arguments:
@@ -112,21 +137,23 @@ def take_bindings(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def start(flags: argparse.Namespace) -> None:
   """Before the first use of jax: cache on, logs quiet, other hosts joined."""
   set_up()
-  import jax
-
   named = (flags.coordinator_address, flags.process_count, flags.process_index)
-  if flags.multihost:
-    jax.distributed.initialize()
-  elif any(value is not None for value in named):
+  if not flags.multihost:
+    if all(value is None for value in named):
+      return
     if any(value is None for value in named):
       raise UserError(
         "--coordinator_address, --process_count and --process_index go together: give all three"
       )
-    jax.distributed.initialize(
-      *named,
-      # By default the coordinator listens on every interface, to anyone.
-      coordinator_bind_address=flags.coordinator_address if flags.process_index == 0 else None,
-    )
+  from noise2music.training import liveness
+
+  liveness.join(
+    address=flags.coordinator_address,
+    count=flags.process_count,
+    index=flags.process_index,
+    heartbeat_seconds=flags.heartbeat_seconds,
+    join_seconds=flags.join_seconds,
+  )
 
 
 def set_up() -> None:
@@ -158,22 +185,51 @@ def compilation_cache(chosen: str | None) -> Path | None:
 
 
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
-  """Calls main(argv) and returns its exit status; users' errors become one line on stderr."""
+  """Calls main(argv) and returns its exit status; users' errors become one line on stderr.
+
+  With several processes it returns when all are done; after an error it tells them and leaves.
+  """
   try:
     status = main(sys.argv[1:] if argv is None else argv)
     sys.stdout.flush()
+    if together := _together():
+      together.close()
     return status
   except BrokenPipeError:
     # Whoever read the output has seen enough, as `| head` does; python would complain at its exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
   except (UserError, OSError) as error:
+    _leave_together(2, error)
     print(f"error: {one_line(error)}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:
     # Before training began, or in a main that saves nothing.
     print("interrupted", file=sys.stderr)
     return 130
+  except Exception as error:
+    _leave_together(1, error)
+    raise
+
+
+def _together():
+  """The other processes, where there are any; jax is not imported to find out."""
+  module = sys.modules.get("noise2music.training.liveness")
+  return None if module is None else module.current()
+
+
+def _leave_together(status: int, error: Exception) -> None:
+  """Returns where this process is alone."""
+  if (together := _together()) is None:
+    return
+  if not isinstance(error, UserError):
+    together.lost()  # what failed here may be the end of another process
+  if status == 1:
+    traceback.print_exc()
+  says = f"process {together.peers.index} ended with an error ({one_line(error)})"
+  if status == 2:
+    together.leave(status, one_line(error), mend=True, says=says)
+  together.leave(status, says)
 
 
 def one_line(error: Exception) -> str:

@@ -3,6 +3,8 @@
   python -m launch.train --gin_file=runs/smoke/waveform_generator.gin \\
       --gin.MODEL_DIR=\\"runs/mine\\" --gin.DATA=\\"runs/demo/corpus\\"
 
+On several hosts give the same command on each, with --process_index; on one, `launch.local` does.
+
 MODEL_DIR then holds config.gin (the resolved config), model-info.txt (the parameters),
 metrics.jsonl, tensorboard/, samples/ and checkpoints/.
 """

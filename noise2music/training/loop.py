@@ -22,7 +22,7 @@ from noise2music.checkpoints.manager import FOLDER, CheckpointManager, Checkpoin
 from noise2music.errors import UserError
 from noise2music.sharding.mesh import MeshShape
 from noise2music.sharding.rules import LogicalRules
-from noise2music.training import drift
+from noise2music.training import drift, exits, liveness
 from noise2music.training import progress as progress_lib
 from noise2music.training.describe import describe, parameter_counts, summary
 from noise2music.training.hooks import Hook, Moment
@@ -35,6 +35,7 @@ from noise2music.training.sentinels import Sentinels
 from noise2music.training.setup import Setup, prepare
 from noise2music.training.state import TrainState
 from noise2music.training.updates import Updates
+from noise2music.training.watchdog import Watchdog
 from noise2music.training.window import Window
 from noise2music.training.writers import JsonLines, SampleFiles, TensorBoard, Writer
 from noise2music.typing import Batch, BatchSource, Objective
@@ -51,8 +52,10 @@ class Training:
   accumulation: parts in which a batch is worked through. log_every: steps between lines.
   hooks: called after every step. most_quarantined: batches that may be left out because they twice
   gave no finite loss or gradient. compare_every: steps between comparisons of the state's copies on
-  several devices; None: never. allow_drift: keys of what may have changed since the checkpoint
-  that the run goes on from (`training.drift`).
+  several devices; None: never. deadline_seconds: what one batch, update, save or hook may take
+  before the run counts as hung and ends with status 124; None for ever. grace_seconds: what a batch
+  or a hook may still take after SIGTERM or Ctrl-C. allow_drift: keys of what may have changed since
+  the checkpoint that the run goes on from (`training.drift`).
   """
 
   model_dir: str
@@ -70,6 +73,8 @@ class Training:
   most_quarantined: int = 10
   compare_every: int | None = 1000
   allow_drift: Sequence[str] = ()
+  deadline_seconds: float | None = 1800.0
+  grace_seconds: float = 25.0
 
   def __post_init__(self):
     for name in ("total_steps", "accumulation", "log_every", "compare_every"):
@@ -87,6 +92,11 @@ class Training:
       raise UserError(f"model_dir is {self.model_dir!r}: give the path of a folder")
     if not isinstance(self.most_quarantined, int) or self.most_quarantined < 0:
       raise UserError(f"most_quarantined is {self.most_quarantined!r}: give 0 or more batches")
+    for name in ("deadline_seconds", "grace_seconds"):
+      value = getattr(self, name)
+      may_be_none = name == "deadline_seconds" and value is None
+      if not may_be_none and not (isinstance(value, int | float) and 0 < value < float("inf")):
+        raise UserError(f"{name} is {value!r}: give a number of seconds above 0")
     self.optimizer.check(self.total_steps)
 
 
@@ -115,7 +125,7 @@ def train(training: Training, *, config_text: str = "") -> Outcome:
   """
   with contextlib.ExitStack() as stack:
     folder = stack.enter_context(RunFolder(Path(training.model_dir)))
-    interrupts = stack.enter_context(Interrupts())
+    watchdog, interrupts = _watch(training, folder.path, stack)
     checkpoints = stack.enter_context(
       contextlib.closing(CheckpointManager(folder.path / FOLDER, policy=training.checkpoints))
     )
@@ -131,6 +141,9 @@ def train(training: Training, *, config_text: str = "") -> Outcome:
     folder.write_texts(config=config_text, model=describe(setup))
     progress = progress_lib.make_progress(clock, start_step=start, total_steps=training.total_steps)
     stack.callback(progress.close)
+    if together := liveness.current():
+      together.begin(start)
+      together.say = progress.say
     progress.say(f"{summary(parameter_counts(setup))}; {jax.device_count()} device(s)")
     progress.say(f"going on from step {start}" if start else f"training in {folder.path}")
     run = _Run(
@@ -138,6 +151,7 @@ def train(training: Training, *, config_text: str = "") -> Outcome:
       setup=setup,
       checkpoints=checkpoints,
       interrupts=interrupts,
+      watchdog=watchdog,
       clock=clock,
       progress=progress,
       quarantine=Quarantine(
@@ -160,6 +174,7 @@ class _Run:
   setup: Setup
   checkpoints: CheckpointManager
   interrupts: Interrupts
+  watchdog: Watchdog
   clock: progress_lib.Clock
   progress: progress_lib.Progress
   quarantine: Quarantine
@@ -173,9 +188,13 @@ class _Run:
     window, replicas = Window(), Replicas(self.setup.shapes)
     updates = Updates(self._compile(), state, log=window.add, left_out=self._leave_out)
     batches = of_this_host(training.batches).batches(step)
-    last = self.interrupts.received is not None
+    last = self.interrupts.stop_after(step)
+    now = self.watchdog.now
     while not last:
-      updates.add(step, self.setup.put(_next(batches, step)))
+      now("input")
+      batch = self.setup.put(_next(batches, step))
+      now("step")
+      updates.add(step, batch)
       step += 1
       self.clock.tick(step)
       self.checkpoints.poll()
@@ -187,18 +206,25 @@ class _Run:
       self.progress.update(step, row)
       if replicas.some and training.compare_every and step % training.compare_every == 0:
         replicas.compare(updates.settle())
+      now("save")
       if last or step % training.checkpoints.every == 0:
         self._paused(self._save, step, updates.settle())
+      now("hooks")
       if training.hooks:
         self._paused(self._call_hooks, step, updates.settle, row, last)
+      if step % liveness.PACE_EVERY == 0:
+        self.watchdog.lap()
+    now("end")
     _close(batches)
     self.checkpoints.wait()
     return self._finish(step)
 
   def _compile(self) -> Callable:
+    self.watchdog.now("compile")
     began = time.monotonic()
     self.progress.say("compiling: minutes for a large model, at once the next time")
     update = self.setup.compile()
+    self.watchdog.now("input")
     self.progress.say(f"compiled in {progress_lib.duration(time.monotonic() - began)}")
     return update
 
@@ -276,6 +302,31 @@ class _Run:
       f"stopped by {self.interrupts.name}, {kept}: run the same command again to go on"
     )
     return Outcome(step=step, signal=self.interrupts.received)
+
+
+def _watch(
+  training: Training, folder: Path, stack: contextlib.ExitStack
+) -> tuple[Watchdog, Interrupts]:
+  """What looks after the run from other threads."""
+  checkpoints, together = folder / FOLDER, liveness.current()
+  leave = exits.alone(checkpoints) if together is None else together.leave
+  watchdog = Watchdog(
+    deadline_seconds=training.deadline_seconds,
+    folder=folder,
+    process=jax.process_index(),
+    leave=leave,
+    behind=None if together is None else together.behind,
+  )
+  if together is not None:
+    together.checkpoints, together.watchdog = checkpoints, watchdog
+  interrupts = Interrupts(
+    watchdog=stack.enter_context(watchdog),
+    together=together,
+    grace_seconds=training.grace_seconds,
+    checkpoints=checkpoints,
+    leave=leave,
+  )
+  return watchdog, stack.enter_context(interrupts)
 
 
 def _restore(

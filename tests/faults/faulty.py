@@ -47,12 +47,13 @@ class Denoiser:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batches:
-  """inner: the real source. delay_seconds: before each batch. stall_at: step before whose batch it
-  sleeps for stall_seconds, in process stall_process alone.
+  """inner: the real source. delay_seconds: before each batch, in delay_process alone where given.
+  stall_at: step before whose batch it sleeps for stall_seconds, in process stall_process alone.
   """
 
   inner: Any
   delay_seconds: float = 0.0
+  delay_process: int | None = None
   stall_at: int | None = None
   stall_seconds: float = 3600.0
   stall_process: int = 0
@@ -72,7 +73,8 @@ class Batches:
 
   def batches(self, start_step: int = 0):
     for step, batch in enumerate(self.inner.batches(start_step), start=start_step):
-      time.sleep(self.delay_seconds)
+      if self.delay_process in (None, jax.process_index()):
+        time.sleep(self.delay_seconds)
       if step == self.stall_at and jax.process_index() == self.stall_process:
         time.sleep(self.stall_seconds)
       GIVEN[step] = digests(batch)
@@ -82,10 +84,13 @@ class Batches:
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Objective:
   """inner: the real one. poison: step (from 0) at which the loss of one row of the batch, the last,
-  is no number; times: of how many tries, all where None.
+  is no number; times: of how many tries, all where None. compile_seconds: that it takes longer to
+  compile, in process compile_process alone.
   """
 
   inner: Any
+  compile_seconds: float = 0.0
+  compile_process: int = 0
   poison: int | None = None
   times: int | None = None
 
@@ -102,6 +107,8 @@ class Objective:
     return self.inner.trainable(params)
 
   def loss(self, params, batch, key):
+    if self.compile_process == jax.process_index():
+      time.sleep(self.compile_seconds)
     loss, metrics = self.inner.loss(params, batch, key)
     if self.poison is None:
       return loss, metrics
@@ -153,6 +160,29 @@ class Trace:
     path = folder.with_name(f"{folder.name}-trace-{jax.process_index()}.jsonl")
     with open(path, "a") as out:
       out.write(json.dumps(row) + "\n")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stall:
+  """A hook that sleeps for `seconds` after step `at`, in `process` alone. holding: Python's lock.
+
+  fail: raises in place of sleeping.
+  """
+
+  at: int | None = None
+  seconds: float = 3600.0
+  process: int = 0
+  holding: bool = False
+  fail: bool = False
+
+  def __call__(self, moment: Moment) -> None:
+    if moment.step != self.at or jax.process_index() != self.process:
+      return
+    if self.fail:
+      raise RuntimeError("the hook fails")
+    if self.holding:
+      ctypes.PyDLL(None).sleep(round(self.seconds))
+    time.sleep(self.seconds)
 
 
 def digests(batch) -> list[str]:

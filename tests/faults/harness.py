@@ -6,6 +6,7 @@ a fingerprint of the parameters and their average after it, and of each row that
 runs are the same, to the bit, where their traces are.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -100,23 +101,28 @@ class Run:
 
   def start(self, *flags: str, env: dict[str, str] | None = None) -> list[Process]:
     """The launchers, one for each process, in their order."""
-    self.folder.parent.mkdir(parents=True, exist_ok=True)
     together = []
     if self.processes > 1:
       together = [f"--coordinator_address=127.0.0.1:{free_port()}"]
       together.append(f"--process_count={self.processes}")
     return [
-      Process(
-        [
-          sys.executable, "-m", "launch.train", f"--gin_file={GIN}",
-          f'--gin.MODEL_DIR="{self.folder}"', f'--gin.DATA="{self.data}"', *self.flags, *flags,
-          *together, *([f"--process_index={index}"] if together else []),
-        ],
-        env=self._environment(env or {}),
-        cwd=self.folder.parent,
-      )
-      for index in range(self.processes)
-    ]  # fmt: skip
+      self.launch(*flags, *together, *([f"--process_index={i}"] if together else []), env=env)
+      for i in range(self.processes)
+    ]
+
+  def launch(
+    self, *flags: str, module: str = "launch.train", env: dict[str, str] | None = None
+  ) -> Process:
+    """One launcher, with these flags besides the run's own."""
+    self.folder.parent.mkdir(parents=True, exist_ok=True)
+    return Process(
+      [
+        sys.executable, "-m", module, f"--gin_file={GIN}",
+        f'--gin.MODEL_DIR="{self.folder}"', f'--gin.DATA="{self.data}"', *self.flags, *flags,
+      ],
+      env=self._environment(env or {}),
+      cwd=self.folder.parent,
+    )  # fmt: skip
 
   def _environment(self, more: dict[str, str]) -> dict[str, str]:
     cache = self.folder.parent / "xla"
@@ -198,3 +204,18 @@ def free_port() -> int:
   with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     return probe.getsockname()[1]
+
+
+def listens(pid: int) -> list[str]:
+  """Addresses, in the kernel's hexadecimal, at which a process takes connections."""
+  mine = set()
+  for entry in Path(f"/proc/{pid}/fd").iterdir():
+    with contextlib.suppress(OSError):
+      mine.add(os.readlink(entry))
+  out = []
+  for table in ("tcp", "tcp6"):
+    for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+      _, local, _, state, *_, inode = line.split()[:10]
+      if state == "0A" and f"socket:[{inode}]" in mine:
+        out.append(local)
+  return out

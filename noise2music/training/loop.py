@@ -46,7 +46,8 @@ class Training:
   objective, batches: what is trained, on what. total_steps: updates. seed: of everything random.
   accumulation: parts in which a batch is worked through. log_every: steps between lines.
   hooks: called after every step. allow_new_data: go on although the data set is not the one the
-  checkpoint was trained on.
+  checkpoint was trained on. lease_seconds: without a sign of life after which a trainer on another
+  machine that shares the folder counts as dead.
   """
 
   model_dir: str
@@ -62,6 +63,7 @@ class Training:
   rules: LogicalRules = dataclasses.field(default_factory=LogicalRules)
   hooks: Sequence[Hook] = ()
   allow_new_data: bool = False
+  lease_seconds: float = 60.0
 
   def __post_init__(self):
     for name in ("total_steps", "accumulation", "log_every"):
@@ -75,6 +77,8 @@ class Training:
       raise UserError(f"seed is {self.seed!r}: give a whole number from 0 to 2^32 - 1")
     if not isinstance(self.model_dir, str) or not self.model_dir:
       raise UserError(f"model_dir is {self.model_dir!r}: give the path of a folder")
+    if not isinstance(self.lease_seconds, int | float) or not 0 < self.lease_seconds < 86_400:
+      raise UserError(f"lease_seconds is {self.lease_seconds!r}: give seconds, less than a day")
     self.optimizer.check(self.total_steps)
 
 
@@ -102,11 +106,14 @@ def train(training: Training, *, config_text: str = "") -> Outcome:
     UserError: what a user can mend. checkpoints.manager.SaveError: the disk is full.
   """
   with contextlib.ExitStack() as stack:
-    folder = stack.enter_context(RunFolder(Path(training.model_dir)))
-    interrupts = stack.enter_context(Interrupts())
-    checkpoints = stack.enter_context(
-      contextlib.closing(CheckpointManager(folder.path / FOLDER, policy=training.checkpoints))
+    folder = stack.enter_context(
+      RunFolder(Path(training.model_dir), lease_seconds=training.lease_seconds)
     )
+    interrupts = stack.enter_context(Interrupts())
+    checkpoints = CheckpointManager(
+      folder.path / FOLDER, policy=training.checkpoints, guard=folder.check
+    )
+    stack.enter_context(contextlib.closing(checkpoints))
     setup = inspect(training)
     state = _restore(training, checkpoints, setup, config_text)
     start = 0 if state is None else int(state.step)

@@ -89,7 +89,7 @@ class Process:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
   """folder: MODEL_DIR. data: a folder of clips. flags: of every start. processes: how many, each
-  with so many devices.
+  with so many devices. prefix: command that the launcher is handed to.
   """
 
   folder: Path
@@ -97,6 +97,7 @@ class Run:
   flags: Sequence[str] = ()
   processes: int = 1
   devices: int = 1
+  prefix: Sequence[str] = ()
 
   def start(self, *flags: str, env: dict[str, str] | None = None) -> list[Process]:
     """The launchers, one for each process, in their order."""
@@ -108,7 +109,7 @@ class Run:
     return [
       Process(
         [
-          sys.executable, "-m", "launch.train", f"--gin_file={GIN}",
+          *self.prefix, sys.executable, "-m", "launch.train", f"--gin_file={GIN}",
           f'--gin.MODEL_DIR="{self.folder}"', f'--gin.DATA="{self.data}"', *self.flags, *flags,
           *together, *([f"--process_index={index}"] if together else []),
         ],

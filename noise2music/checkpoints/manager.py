@@ -18,6 +18,7 @@ import importlib.metadata
 import json
 import logging
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -98,6 +99,8 @@ class CheckpointManager:
       self._remove_uncommitted()
     self._orbax = ocp.CheckpointManager(self.directory, options=_orbax_options(policy))
     self._durable = list(self._orbax.all_steps())
+    if policy is not None:
+      self._check_writable()
 
   @property
   def last_durable_step(self) -> int | None:
@@ -142,7 +145,7 @@ class CheckpointManager:
     args[MANIFEST] = ocp.args.JsonSave({**manifest, "checksum": _checksum(manifest)})
     self._pending = step
     try:
-      self._require_space(items)
+      self._check_place(items)
       self._orbax.save(step, args=ocp.args.Composite(**args), force=True)
     except Exception as error:
       raise self._failed(error) from error
@@ -250,8 +253,23 @@ class CheckpointManager:
       except Exception as error:
         log.debug("closing orbax: %s", error)
 
-  def _require_space(self, items: Mapping[str, PyTree]) -> None:
-    """Before orbax begins: a disk that fills under its threads makes it print without end."""
+  def _check_writable(self) -> None:
+    """At the start, not after an hour at the first save."""
+    try:
+      with tempfile.TemporaryFile(dir=self.directory):
+        pass
+    except OSError as error:
+      reason, mend = _reason(error)
+      raise UserError(
+        f"cannot write into {self.directory}: {reason}; {mend}, or give another MODEL_DIR"
+      ) from error
+
+  def _check_place(self, items: Mapping[str, PyTree]) -> None:
+    """Before orbax begins: a disk that fills under its threads makes it print without end, and a
+    folder that it cannot make keeps the process from ending for many minutes.
+    """
+    with tempfile.TemporaryFile(dir=self.directory):
+      pass
     needed = sum(
       shard.data.nbytes
       for leaf in jax.tree.leaves(dict(items))

@@ -39,7 +39,8 @@ class DamagedError(ValueError):
 def write_list(step: Path) -> None:
   """Notes the files of a step that is committed. Raises OSError."""
   table = {name: _entry(step / name, size) for name, size in _files(step)}
-  temporary = step / f"{FILES}.tmp"
+  # Beside the step: nobody who reads it meets a file that comes and goes.
+  temporary = step.with_name(f".{FILES}-{step.name}")
   temporary.write_text(json.dumps({"files": table, "checksum": _checksum(table)}))
   os.replace(temporary, step / FILES)
 

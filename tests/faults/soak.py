@@ -2,11 +2,12 @@
 
   python -m tests.faults.soak --rounds=100 --out=soak.jsonl
 
-A round trains from scratch, does one fault at a random time, starts again until the run is done, and
-compares every step's state and batch with the undisturbed run's. Each round is a line of `--out`, so
-that it can be stopped at any time and gone on with; `--seed=N --rounds=1` repeats round N alone. The
-faults have the numbers of the programme: 1 SIGKILL of all, 2 SIGKILL of worker 1 of 2, 4 SIGTERM of
-one of two, 11 a flipped bit in the newest checkpoint, 14 a disk that fills up (as root).
+A round trains from scratch, does one fault at a random time, starts again until the run is done,
+and compares every step's state and batch with the undisturbed run's. Each round is a line of
+`--out`, so that it can be stopped at any time and gone on with; `--seed=N --rounds=1` repeats round
+N alone. The faults have the numbers of the programme: 1 SIGKILL of all, 2 SIGKILL of worker 1 of 2,
+4 SIGTERM of one of two, 11 a flipped bit in the newest checkpoint, 14 a disk that fills up (as
+root).
 """
 
 import argparse
@@ -28,7 +29,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from harness import Process, Run, make_clips  # noqa: E402
+from harness import Process, Run, make_clips
 
 STEPS = 60
 SLOW = "--gin.faulty.Batches.delay_seconds=0.05"
@@ -51,7 +52,8 @@ class Fault:
 @dataclasses.dataclass(kw_only=True)
 class Round:
   """lost_steps: done before the fault, and once more after it. away_seconds: from the fault until
-  the next update is reported."""
+  the next update is reported.
+  """
 
   seed: int
   fault: int
@@ -154,7 +156,9 @@ class Soak:
     struck, away = time.monotonic(), None
     _end(processes, notes)
     reached = _reached(run)
-    for starts in range(2, _MOST_STARTS + 1):
+    starts = 1
+    while starts < _MOST_STARTS:
+      starts += 1
       processes = run.start(env=env)
       if away is None:
         with contextlib.suppress(AssertionError):

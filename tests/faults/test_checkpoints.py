@@ -230,9 +230,8 @@ def test_the_launcher_falls_back_says_which_file_and_ends_like_the_undisturbed_r
   newest, before = copy.steps()[-1], copy.steps()[-2]
   cut(copy.checkpoints / str(newest))
   (process,) = copy.complete()
-  assert re.search(
-    rf"checkpoint {newest} in .* is damaged: params/\S+ has [\d,]+ bytes", process.said
-  )
+  named = rf"checkpoint {newest} in .* is damaged: params/\S+ has [\d,]+ bytes"
+  assert re.search(named, process.said)
   assert f"falling back to checkpoint {before}" in process.said
   assert went_on_from(process) == before
   assert copy.steps()[-1] == newest

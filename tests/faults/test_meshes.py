@@ -8,19 +8,18 @@ import shutil
 import pytest
 from harness import Run, make_clips
 
-from noise2music.checkpoints.manager import CheckpointManager
-
-SETTINGS = ("--gin.BATCH_SIZE=8", "--gin.TRAIN_STEPS=20", "--gin.SAVE_EVERY=5")
+SETTINGS = (
+  "--gin.BATCH_SIZE=8",
+  "--gin.SAVE_EVERY=5",
+  "--gin.Optimizer.warmup_steps=2",
+  "--gin.Optimizer.decay_steps=20",
+)
+STEPS = "--gin.TRAIN_STEPS=20"
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
   return make_clips(tmp_path_factory.mktemp("meshes") / "data")
-
-
-def stops_at(step):
-  """The schedule stays that of twenty steps."""
-  return (*SETTINGS, f"--gin.TRAIN_STEPS={step}", "--gin.Optimizer.decay_steps=20")
 
 
 def going_on(data, folder, parts):
@@ -32,7 +31,7 @@ def going_on(data, folder, parts):
   trace, said = {}, []
   for step, *counts in parts:
     shape = dict(zip(shape, counts, strict=True))
-    run = Run(folder=folder, data=data, flags=stops_at(step), **shape)
+    run = Run(folder=folder, data=data, flags=(*SETTINGS, f"--gin.TRAIN_STEPS={step}"), **shape)
     (first, *_) = run.complete()
     said.append(first.said)
     trace |= run.trace()
@@ -44,14 +43,6 @@ def going_on(data, folder, parts):
 def losses(folder):
   rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
   return {row["step"]: row["loss"] for row in rows}
-
-
-def fingerprints(folder):
-  """Of each checkpoint, as it was saved."""
-  manager = CheckpointManager(folder / "checkpoints")
-  found = {step: manager.manifest(step)["fingerprints"] for step in manager.steps}
-  manager.close()
-  return found
 
 
 def check_same_training(data, tmp_path, parts):
@@ -85,7 +76,7 @@ def test_two_processes_then_one_then_four(data, tmp_path):
 @pytest.mark.parametrize("whole_list", [True, False])
 def test_two_processes_agree_on_what_is_damaged(data, tmp_path, whole_list):
   """They fall back together, and both save the step that was set aside again."""
-  run = Run(folder=tmp_path / "run", data=data, flags=SETTINGS, processes=2)
+  run = Run(folder=tmp_path / "run", data=data, flags=(*SETTINGS, STEPS), processes=2)
   run.complete()
   expected = run.trace()
   again = dataclasses.replace(run, folder=tmp_path / "again")

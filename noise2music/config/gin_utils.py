@@ -31,7 +31,7 @@ from gin import config as gin_config
 from gin import config_parser
 
 from noise2music.config import gin_errors, search
-from noise2music.errors import UserError
+from noise2music.errors import UserError, without_credentials
 
 Built = TypeVar("Built")
 
@@ -183,12 +183,12 @@ def operative_config_text() -> str:
   """The resolved configuration as gin: every value used, with defaults, so that it parses again.
 
   Bindings of functions that are handed on uncalled (`@f`) are in it too, though nothing has used
-  them yet.
+  them yet. Passwords in URLs are left out, since a config goes into logs and checkpoints.
   """
   merged = {key: dict(values) for key, values in gin_config._OPERATIVE_CONFIG.items()}
   for key, values in gin_config._CONFIG.items():
     merged[key] = {**values, **merged.get(key, {})}
-  return gin_config._config_str(merged, max_line_length=100)
+  return without_credentials(gin_config._config_str(merged, max_line_length=100))
 
 
 def _reset(search_paths: Sequence[str]) -> None:

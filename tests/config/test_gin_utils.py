@@ -291,3 +291,11 @@ def test_a_strangers_config_builds_the_parts_of_a_stage_and_nothing_else(line, n
   text = BASE.replace("%gin.REQUIRED", "'x'") + "from noise2music.config import gin_utils\n" + line
   with pytest.raises(UserError, match=named):
     gin_utils.parse_text(text + "\n", allowed_modules=("gin_toy", "noise2music"))
+
+
+def test_passwords_in_urls_stay_out_of_resolved_configs(files):
+  gin_utils.parse([files("base.gin", BASE)], ['MODEL_DIR = "https://me:secret@host/x?y@z"'])
+  assert gin_utils.build(gin_toy.Root).model_dir == "https://me:secret@host/x?y@z"
+  text = gin_utils.operative_config_text()
+  assert "secret" not in text
+  assert "https://***@host/x?y@z" in text

@@ -1,9 +1,11 @@
 """What a run of the fault suite is made of: the project's own parts, in wrappers that can fail."""
 
 import dataclasses
+import gc
 import hashlib
 import json
 import os
+import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,23 @@ class Objective:
   def _fails(self) -> np.bool_:
     self._tries[0] += 1
     return np.bool_(self._tries[0] <= self.times)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Memory:
+  """A hook that writes what the process holds every so many steps: bytes resident, open files."""
+
+  folder: str
+  every: int = 20
+
+  def __call__(self, moment: Moment) -> None:
+    if moment.step % self.every:
+      return
+    gc.collect()
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    row = {"step": moment.step, "bytes": resident, "files": len(os.listdir("/proc/self/fd"))}
+    with open(Path(self.folder).with_suffix(".memory.jsonl"), "a") as out:
+      out.write(json.dumps(row) + "\n")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

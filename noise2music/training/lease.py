@@ -123,14 +123,20 @@ class Lease:
 
   def _renew(self) -> None:
     """In place, so that the file of whoever took over meanwhile is never touched."""
-    with self._renewing, open(self._path, "r+b") as file:
-      found = file.read(_BYTES)
-      if not self._is_ours(found):
-        self._lost_to = _holder(found)
-        return
-      self._count += 1
-      file.seek(0)
-      file.write(self._content())
+    with self._renewing:
+      try:
+        with open(self._path, "r+b") as file:
+          found = file.read(_BYTES)
+          if not self._is_ours(found):
+            self._lost_to = _holder(found)
+            return
+          self._count += 1
+          file.seek(0)
+          file.write(self._content())
+      except FileNotFoundError:
+        # Whoever took over may have ended since. Where the folder itself is gone, saving says so.
+        if self._path.parent.is_dir():
+          self._lost_to = "another trainer"
 
   def _read(self) -> bytes | None:
     try:

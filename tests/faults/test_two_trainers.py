@@ -13,6 +13,7 @@ from harness import Run, make_clips
 from noise2music.training.lease import FILE
 
 SLOW = "--gin.faulty.Batches.delay_seconds=0.1"
+SLOWER = "--gin.faulty.Batches.delay_seconds=0.5"
 SHORT = "--gin.Training.lease_seconds=3.0"
 
 
@@ -51,7 +52,7 @@ def elsewhere(run, tmp_path):
 
 def test_a_second_trainer_on_this_machine_is_refused_at_once(straight, tmp_path):
   run = fresh(straight, tmp_path)
-  (first,) = run.start(SLOW)
+  (first,) = run.start(SLOWER)
   first.wait_for("step 5/60")
   (second,) = run.start()
   said_in_one_sentence(second, "another process is training in", "or give another MODEL_DIR")
@@ -69,8 +70,8 @@ def test_a_second_trainer_on_this_machine_is_refused_at_once(straight, tmp_path)
 @pytest.mark.slow
 def test_a_trainer_on_another_machine_waits_refuses_and_takes_over(straight, tmp_path):
   run = fresh(straight, tmp_path)
-  (first,) = run.start(SLOW, SHORT)
-  first.wait_for("step 15/60")
+  (first,) = run.start(SLOWER, SHORT)
+  first.wait_for("step 10/60")
   other = elsewhere(run, tmp_path)
   (second,) = other.start(SHORT)
   said_in_one_sentence(second, f"process {first.pid} on", "is training in", "wait for it")
@@ -97,14 +98,15 @@ def clock(tmp_path_factory):
   return library
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_changes_nothing(straight, tmp_path, clock):
   """A day on, then an hour back: the same saves are kept, and the lease is nobody else's."""
   run, shift = fresh(straight, tmp_path), tmp_path / "shift"
   shift.write_text("0")
-  (process,) = run.start(SLOW, env={"LD_PRELOAD": str(clock), "CLOCK_FILE": str(shift)})
-  process.wait_for("step 15/60")
+  (process,) = run.start(SLOWER, env={"LD_PRELOAD": str(clock), "CLOCK_FILE": str(shift)})
+  process.wait_for("step 5/60")
   shift.write_text("86400")
-  process.wait_for("step 35/60")
+  process.wait_for("step 15/60")
   shift.write_text("-3600")
   (second,) = run.start()
   said_in_one_sentence(second, "another process is training in")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,10 +143,16 @@ def test_whatever_the_file_holds(tmp_path, content):
     mine.check(now=True)
 
 
-def test_a_file_that_is_removed_ends_nothing(tmp_path):
-  with lease(tmp_path) as mine:
-    (tmp_path / FILE).unlink()
+def test_who_took_over_may_have_ended_since(tmp_path):
+  with lease(tmp_path, seconds=600.0) as mine:
     mine.check(now=True)
-    # Who comes then may train, and we see it.
-    with lease(tmp_path, machine="far"), pytest.raises(UserError, match="has taken over"):
+    (tmp_path / FILE).unlink()
+    with pytest.raises(UserError, match="another trainer has taken over"):
       mine.check(now=True)
+
+
+def test_a_folder_that_is_gone_is_not_the_matter_of_the_lease(tmp_path):
+  (tmp_path / "run").mkdir()
+  with lease(tmp_path / "run", seconds=600.0) as mine:
+    shutil.rmtree(tmp_path / "run")
+    mine.check(now=True)

@@ -4,12 +4,13 @@ import argparse
 import re
 from typing import NoReturn
 
-_CREDENTIALS = re.compile(r"(?<=://)[^\s/@'\"]+(?=@)")
+# A Path makes one slash of two.
+_CREDENTIALS = re.compile(r"(:/{1,2})[^\s/@'\"]+@")
 
 
 def without_credentials(text: str) -> str:
   """The text without what stands between :// and @ in URLs: logs and configs are passed on."""
-  return _CREDENTIALS.sub("***", text)
+  return _CREDENTIALS.sub(r"\1***@", text)
 
 
 class UserError(ValueError):

@@ -1,6 +1,8 @@
 """What a long run must not gather: memory and open files; and what no run may pass on: secrets."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,30 +25,33 @@ def data(tmp_path_factory):
 
 
 def growth(run, *flags):
-  """(bytes a step, by a line through them; most and fewest open files) after the first quarter."""
+  """Bytes a step after the first quarter, by a line through them, and more open files at the end.
+
+  The fewest of a quarter count: while a save is being written, its files are open.
+  """
   (process,) = run.start(f"--gin_file={HERE / 'memory.gin'}", *flags)
   assert process.end(seconds=900) == 0, process.said
   rows = map(json.loads, run.folder.with_suffix(".memory.jsonl").read_text().splitlines())
   steps, sizes, files = zip(*((r["step"], r["bytes"], r["files"]) for r in rows), strict=True)
   warm = len(steps) // 4
   slope = np.polyfit(steps[warm:], sizes[warm:], 1)[0]
-  return slope, max(files[warm:]), min(files[warm:])
+  return slope, min(files[-warm:]) - min(files[warm : 2 * warm])
 
 
 def test_memory_and_files_of_a_short_run(data, tmp_path):
   """400 updates with 20 saves."""
   run = Run(folder=tmp_path / "run", data=data)
-  slope, most, fewest = growth(run, "--gin.TRAIN_STEPS=400", "--gin.SAVE_EVERY=20")
+  slope, more_files = growth(run, "--gin.TRAIN_STEPS=400", "--gin.SAVE_EVERY=20")
   assert 100 * slope < 4 * MEGABYTE  # the first saves are still among them
-  assert most - fewest <= 4
+  assert more_files <= 0
 
 
 @pytest.mark.slow
 def test_memory_and_files_of_two_thousand_steps(data, tmp_path):
   run = Run(folder=tmp_path / "run", data=data)
-  slope, most, fewest = growth(run, "--gin.TRAIN_STEPS=2000", "--gin.SAVE_EVERY=50")
+  slope, more_files = growth(run, "--gin.TRAIN_STEPS=2000", "--gin.SAVE_EVERY=50")
   assert 100 * slope < MEGABYTE
-  assert most - fewest <= 4
+  assert more_files <= 0
 
 
 _CYCLES = """
@@ -71,9 +76,6 @@ for step in range(1, 301):
 
 @pytest.mark.slow
 def test_three_hundred_saves_and_restores(tmp_path):
-  import subprocess
-  import sys
-
   done = subprocess.run(
     [sys.executable, "-c", _CYCLES, tmp_path / "checkpoints"],
     capture_output=True, text=True, cwd=HERE.parents[1], timeout=900,
@@ -81,9 +83,10 @@ def test_three_hundred_saves_and_restores(tmp_path):
   assert done.returncode == 0, done.stderr
   steps, sizes, files = zip(*map(json.loads, done.stdout.splitlines()), strict=True)
   warm = len(steps) // 4
-  print(np.polyfit(steps[warm:], sizes[warm:], 1)[0] * 100 / MEGABYTE, files)
-  assert np.polyfit(steps[warm:], sizes[warm:], 1)[0] * 100 < 4 * MEGABYTE
-  assert max(files[warm:]) - min(files[warm:]) <= 4
+  # Orbax keeps some 30 kB of each save and of each restore, and 100 kB of both: a run saves a
+  # thousand times and restores once.
+  assert np.polyfit(steps[warm:], sizes[warm:], 1)[0] < 0.2 * MEGABYTE
+  assert max(files[warm:]) == min(files[warm:])
 
 
 def holds(path: Path, secret: str) -> bool:

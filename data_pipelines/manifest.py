@@ -34,6 +34,9 @@ MANIFEST_NAME = "manifest.jsonl"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+_MOST_LINE_BYTES = 16 << 20
+
+
 class ManifestError(UserError):
   """A line of a manifest that cannot be used; the text begins with `file:line:`."""
 
@@ -199,15 +202,34 @@ def json_lines(path: str | os.PathLike) -> Iterator[tuple[int, Any]]:
   opener = gzip.open if path.suffix == ".gz" else open
   try:
     with opener(path, "rb") as lines:
-      for number, raw in enumerate(lines, start=1):
+      for number, raw in enumerate(_bounded_lines(lines), start=1):
+        where = f"{path}:{number}"
+        if raw is None:
+          limit = f"{_MOST_LINE_BYTES >> 20} MB"
+          yield (
+            number,
+            ManifestError(f"{where}: the line is longer than {limit}; mend or remove it"),
+          )
+          continue
         if number == 1:
           raw = raw.removeprefix(b"\xef\xbb\xbf")
         if raw.strip():
-          yield number, _parse(raw, where=f"{path}:{number}")
+          yield number, _parse(raw, where=where)
   except (EOFError, gzip.BadGzipFile, zlib.error) as error:
     raise UserError(f"{path} is damaged ({error}); make or copy it again") from error
   except OSError as error:
     raise UserError(f"cannot read {path} ({error.strerror}); check its permissions") from error
+
+
+def _bounded_lines(file: IO[bytes]) -> Iterator[bytes | None]:
+  """The lines; None for one that would fill the memory, as a few bytes of gzip can hold."""
+  while raw := file.readline(_MOST_LINE_BYTES):
+    if len(raw) < _MOST_LINE_BYTES or raw.endswith(b"\n"):
+      yield raw
+      continue
+    while (rest := file.readline(_MOST_LINE_BYTES)) and not rest.endswith(b"\n"):
+      pass
+    yield None
 
 
 def write_json_lines(path: str | os.PathLike, records: Iterable[Mapping[str, Any]]) -> int:

@@ -57,9 +57,19 @@ def fingerprint(tree: PyTree) -> int:
   Sum over all elements of bits * odd weight(path, position), modulo 2^32. Integer addition does not
   care about order, so the number is the same on any mesh and under any sharding.
   """
+  return sum(leaf_fingerprints(tree).values()) % 2**32
+
+
+def leaf_fingerprints(tree: PyTree) -> dict[str, int]:
+  """{path: its part of `fingerprint`}, which tells the leaf that is not what it was."""
   named = named_leaves(tree)
-  parts = [leaf_sum(leaf, _salt(path)) for path, leaf in named.items() if leaf.size]
-  return sum(int(part) for part in jax.device_get(parts)) % 2**32
+  parts = {path: leaf_sum(leaf, _salt(path)) for path, leaf in named.items() if leaf.size}
+  return {path: int(part) for path, part in jax.device_get(parts).items()}
+
+
+def is_name(name: str) -> bool:
+  """True for a part of a path that stays inside its folder."""
+  return bool(_NAME.fullmatch(name)) and name not in (".", "..")
 
 
 def _salt(path: str) -> jax.Array:
@@ -86,7 +96,7 @@ def leaf_sum(x: jax.Array, salt: jax.Array) -> jax.Array:
 
 def _name(entry) -> str:
   name = str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry))))
-  if not _NAME.fullmatch(name) or name in (".", ".."):
+  if not is_name(name):
     raise UserError(
       f"parameter name {name!r} cannot be saved: use letters, digits, '_', '-' and '.' only"
     )

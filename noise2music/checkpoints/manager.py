@@ -4,10 +4,11 @@ What it adds, each for a fault that was seen:
   * a step counts only once its commit file is written (an empty folder named `7` is no checkpoint);
   * a fingerprint of every item, checked on restore: orbax does not notice a flipped bit;
   * a bad step is set aside and the one before is used, with a line that says so;
+  * a list of the files, so that the line names the one that is damaged;
   * `last_durable_step`, because orbax's `latest_step` names steps that are still being written;
   * errors of the background save surface at the next `poll`, not at the next save.
 
-Layout of a run: MODEL_DIR/checkpoints/<step>/{params,ema,optimizer,manifest}.
+Layout of a run: MODEL_DIR/checkpoints/<step>/{params,ema,optimizer,manifest,files.json}.
 """
 
 import dataclasses
@@ -17,16 +18,20 @@ import importlib.metadata
 import json
 import logging
 import shutil
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from noise2music.checkpoints import leaves as leaf_lib
+from noise2music.checkpoints import vet
+from noise2music.checkpoints.vet import DamagedError
 from noise2music.errors import UserError
 from noise2music.typing import PyTree
 
@@ -43,10 +48,6 @@ logging.getLogger("absl").addFilter(lambda record: "read_only" not in record.get
 
 class SaveError(OSError):
   """A checkpoint could not be written; the ones before it are intact."""
-
-
-class DamagedError(ValueError):
-  """A checkpoint does not hold what was saved."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,15 +80,27 @@ class Restored:
 class CheckpointManager:
   """Saves in the background, restores what can be trusted. `close` waits for what is under way."""
 
-  def __init__(self, directory: str | Path, *, policy: CheckpointPolicy | None = None):
-    """directory: the folder that holds the steps; made if absent. policy None: read only."""
+  def __init__(
+    self,
+    directory: str | Path,
+    *,
+    policy: CheckpointPolicy | None = None,
+    guard: Callable[..., None] | None = None,
+  ):
+    """directory: the folder that holds the steps; made if absent. policy None: read only.
+
+    guard: raises where this process must not write any more; called with now=True before a save.
+    """
     self.directory = Path(directory).absolute()
     self.policy = policy
+    self._guard = guard or (lambda *, now=False: None)
     self._pending: int | None = None
     if policy is not None:
       self._remove_uncommitted()
     self._orbax = ocp.CheckpointManager(self.directory, options=_orbax_options(policy))
     self._durable = list(self._orbax.all_steps())
+    if policy is not None:
+      self._check_writable()
 
   @property
   def last_durable_step(self) -> int | None:
@@ -113,6 +126,8 @@ class CheckpointManager:
     self.wait()
     if step in self._durable:
       return
+    self._guard(now=True)
+    parts = {name: leaf_lib.leaf_fingerprints(tree) for name, tree in items.items()}
     manifest = {
       **info,
       "format": FORMAT,
@@ -120,7 +135,8 @@ class CheckpointManager:
       "saved_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
       "versions": versions(),
       "leaves": {name: leaf_lib.describe(tree) for name, tree in items.items()},
-      "fingerprints": {name: leaf_lib.fingerprint(tree) for name, tree in items.items()},
+      "leaf_fingerprints": parts,
+      "fingerprints": {name: sum(part.values()) % 2**32 for name, part in parts.items()},
     }
     args = {
       name: ocp.args.StandardSave(leaf_lib.nested(leaf_lib.named_leaves(tree)))
@@ -129,13 +145,14 @@ class CheckpointManager:
     args[MANIFEST] = ocp.args.JsonSave({**manifest, "checksum": _checksum(manifest)})
     self._pending = step
     try:
-      self._require_space(items)
+      self._check_place(items)
       self._orbax.save(step, args=ocp.args.Composite(**args), force=True)
     except Exception as error:
       raise self._failed(error) from error
 
   def poll(self) -> None:
     """Call after each step: cheap, and raises SaveError as soon as a background save has failed."""
+    self._guard()
     if self._pending is not None and not self._orbax.is_saving_in_progress():
       self.wait()
 
@@ -149,15 +166,21 @@ class CheckpointManager:
     except Exception as error:
       raise self._failed(error) from error
     self._durable = list(self._orbax.all_steps())
-    self._pending = None
+    step, self._pending = self._pending, None
+    self._list_files(step)
+
+  def reload(self) -> None:
+    """Looks at the folder again: what a trainer has saved and deleted meanwhile."""
+    self._orbax.reload()
+    self._durable = list(self._orbax.all_steps())
 
   def manifest(self, step: int) -> dict[str, Any]:
-    """What was saved beside the arrays. Raises DamagedError, or what orbax does."""
-    args = ocp.args.Composite(**{MANIFEST: ocp.args.JsonRestore()})
-    manifest = dict(self._orbax.restore(step, args=args)[MANIFEST])
+    """What was saved beside the arrays. Raises DamagedError or OSError."""
+    manifest = vet.read_json(self.directory / str(step) / MANIFEST / "metadata")
     checksum = manifest.pop("checksum", None)  # None: written before there was one
     if checksum is not None and checksum != _checksum(manifest):
       raise DamagedError("the manifest is not what was saved")
+    vet.check_leaves(manifest.get("leaves"))
     return manifest
 
   def restore_step(self, step: int, like: Mapping[str, PyTree]) -> Restored:
@@ -171,6 +194,7 @@ class CheckpointManager:
       UserError: the checkpoint belongs to another model.
       DamagedError, or whatever orbax raises: the step cannot be trusted.
     """
+    vet.check_files(self.directory / str(step))
     manifest = self.manifest(step)
     if manifest.get("format") != FORMAT:
       raise UserError(
@@ -187,11 +211,7 @@ class CheckpointManager:
     items = {}
     for name, tree in like.items():
       items[name] = leaf_lib.with_leaves(tree, leaf_lib.named_leaves(read[name]))
-      found = leaf_lib.fingerprint(items[name])
-      if found != manifest["fingerprints"][name]:
-        raise DamagedError(
-          f"fingerprint of {name} is {found}, {manifest['fingerprints'][name]} was saved"
-        )
+      _check_fingerprints(items[name], manifest, name=name)
     return Restored(step=step, items=items, info=manifest)
 
   def restore(self, like: Mapping[str, PyTree]) -> Restored | None:
@@ -211,7 +231,7 @@ class CheckpointManager:
         raise
       except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        log.warning("checkpoint %d in %s is damaged (%s)", step, self.directory, reason)
+        log.warning("checkpoint %d in %s is damaged: %s", step, self.directory, reason)
         self._set_aside(step)
       earlier = [s for s in steps if s < step]
       if earlier:
@@ -233,8 +253,23 @@ class CheckpointManager:
       except Exception as error:
         log.debug("closing orbax: %s", error)
 
-  def _require_space(self, items: Mapping[str, PyTree]) -> None:
-    """Before orbax begins: a disk that fills under its threads makes it print without end."""
+  def _check_writable(self) -> None:
+    """At the start, not after an hour at the first save."""
+    try:
+      with tempfile.TemporaryFile(dir=self.directory):
+        pass
+    except OSError as error:
+      reason, mend = _reason(error)
+      raise UserError(
+        f"cannot write into {self.directory}: {reason}; {mend}, or give another MODEL_DIR"
+      ) from error
+
+  def _check_place(self, items: Mapping[str, PyTree]) -> None:
+    """Before orbax begins: a disk that fills under its threads makes it print without end, and a
+    folder that it cannot make keeps the process from ending for many minutes.
+    """
+    with tempfile.TemporaryFile(dir=self.directory):
+      pass
     needed = sum(
       shard.data.nbytes
       for leaf in jax.tree.leaves(dict(items))
@@ -248,21 +283,38 @@ class CheckpointManager:
       )
 
   def _set_aside(self, step: int) -> None:
-    if self.policy is None or jax.process_index() != 0:
+    if self.policy is None:
       return
-    (self.directory / str(step)).rename(self.directory / f"damaged-{step}-{int(time.time())}")
+    if jax.process_index() == 0:
+      aside = self.directory / f"damaged-{step}-{time.time_ns()}"
+      (self.directory / str(step)).rename(aside)
+    if jax.process_count() > 1:
+      # Every process must forget the step, or one of them would take it for saved later on.
+      multihost_utils.sync_global_devices(f"set aside {step}")
     self._orbax.reload()
     self._durable = [s for s in self._durable if s != step]
+
+  def _list_files(self, step: int) -> None:
+    """Of a step that is committed: not to have the list is no reason to end."""
+    if jax.process_index() == 0:
+      try:
+        vet.write_list(self.directory / str(step))
+      except (OSError, DamagedError) as error:
+        log.warning("cannot list the files of checkpoint %d: %s", step, error)
 
   def _failed(self, error: Exception) -> SaveError:
     """Cleans up after a failed save and says it in one sentence."""
     step, self._pending = self._pending, None
     self._remove_uncommitted()
+    # The whole folder may have been removed under us.
+    self._durable = [s for s in self._durable if (self.directory / str(s) / COMMIT_FILE).exists()]
     have = max(self._durable, default=None)
     intact = f"checkpoint {have} is intact" if have is not None else "there is none before it"
+    reason, mend = _reason(error)
+    then = "to go on from there" if have is not None else "to begin anew"
     return SaveError(
-      f"cannot save checkpoint {step} in {self.directory}: {_reason(error)}; {intact}: "
-      "make room, then run the same command again to go on from there"
+      f"cannot save checkpoint {step} in {self.directory}: {reason}; {intact}: "
+      f"{mend}, then run the same command again {then}"
     )
 
   def _remove_uncommitted(self) -> None:
@@ -306,19 +358,32 @@ def _shape(entry: list | None) -> str:
   return "absent" if entry is None else f"{entry[0]}{list(entry[1])}"
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception) -> tuple[str, str]:
+  """What is wrong, and what mends it."""
   text = str(error)
-  for sign, reason in (
-    ("No space left", "no space left on the disk"),
-    ("RESOURCE_EXHAUSTED", "no space left on the disk"),
-    ("File too large", "the file size limit is reached"),
-    ("Permission denied", "no permission to write there"),
-    ("Read-only file system", "the file system is read only"),
-    ("No such file or directory", "the folder is gone"),
+  for sign, reason, mend in (
+    ("No space left", "no space left on the disk", "make room"),
+    ("RESOURCE_EXHAUSTED", "no space left on the disk", "make room"),
+    ("File too large", "the file size limit is reached", "raise it by `ulimit -f unlimited`"),
+    ("Permission denied", "no permission to write there", "grant it"),
+    ("Read-only file system", "the file system is read only", "mount it to be written"),
+    ("No such file or directory", "the folder is gone", "bring it back"),
+    ("NOT_FOUND", "the folder is gone", "bring it back"),
   ):
     if sign in text:
-      return reason
-  return text.splitlines()[0] if text else type(error).__name__
+      return reason, mend
+  return (text.splitlines()[0] if text else type(error).__name__), "mend that"
+
+
+def _check_fingerprints(tree: PyTree, manifest: Mapping[str, Any], *, name: str) -> None:
+  """Raises DamagedError naming the arrays that are not those that were saved."""
+  found = leaf_lib.leaf_fingerprints(tree)
+  total, saved = sum(found.values()) % 2**32, manifest["fingerprints"][name]
+  if total != saved:
+    parts = manifest.get("leaf_fingerprints", {}).get(name, {})
+    wrong = [f"{name}/{path}" for path in found if path in parts and found[path] != parts[path]]
+    which = f" (in {', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''})" if wrong else ""
+    raise DamagedError(f"fingerprint of {name} is {total}, {saved} was saved{which}")
 
 
 def _orbax_options(policy: CheckpointPolicy | None) -> ocp.CheckpointManagerOptions:

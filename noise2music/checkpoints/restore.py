@@ -1,5 +1,6 @@
 """Parameters out of a run's folder, for whoever does not train: no optimizer, no objective."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from noise2music.checkpoints import leaves as leaf_lib
+from noise2music.checkpoints import vet
 from noise2music.checkpoints.manager import COMMIT_FILE, FOLDER, CheckpointManager
 from noise2music.errors import UserError
 from noise2music.typing import PyTree
 
 PARAMS = "params"
 EMA = "ema"
+
+log = logging.getLogger(__name__)
 
 
 def restore_params(
@@ -42,17 +46,7 @@ def restore_params(
     if not steps or (step is not None and step not in steps):
       wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
       raise _missing(path, wanted, f"it has {steps}" if steps else "train one first")
-    for candidate in [step] if step is not None else reversed(steps):
-      try:
-        return _read(manager, candidate, ema=ema, sharding=sharding)
-      except UserError:
-        raise
-      except Exception as error:
-        reason, tried = error, candidate
-    raise UserError(
-      f"checkpoint {tried} in {folder} cannot be read ({str(reason).splitlines()[0]}): "
-      "copy it again, or choose another step"
-    )
+    return _newest(manager, step, ema=ema, sharding=sharding)
   finally:
     manager.close()
 
@@ -66,10 +60,44 @@ def is_checkpoint(path: str | Path) -> bool:
   return step is not None or any(folder.glob(f"*/{COMMIT_FILE}"))
 
 
+def _newest(manager: CheckpointManager, only: int | None, *, ema: bool, sharding):
+  """The newest step that can be read, while a trainer may write new ones and delete old ones.
+
+  Nothing holds the trainer up: a step that goes away while it is read is no longer listed
+  afterwards, and then the newest of those there are now is tried. What was read of it half has
+  another fingerprint, and never gets out.
+  """
+  tried: dict[int, Exception] = {}
+  while True:
+    left = [s for s in manager.steps if s not in tried and only in (None, s)]
+    if not left:
+      break
+    step = left[-1]
+    try:
+      return _read(manager, step, ema=ema, sharding=sharding)
+    except UserError:
+      raise
+    except Exception as error:
+      tried[step] = error
+    manager.reload()
+    gone = step not in manager.steps
+    why = "was deleted meanwhile" if gone else f"is damaged: {_first_line(tried[step])}"
+    log.warning("checkpoint %d in %s %s", step, manager.directory, why)
+  step, error = next(iter(tried.items()))
+  raise UserError(
+    f"checkpoint {step} in {manager.directory} cannot be read ({_first_line(error)}): "
+    "copy it again, or choose another step"
+  )
+
+
 def _read(manager: CheckpointManager, step: int, *, ema: bool, sharding):
+  vet.check_files(manager.directory / str(step))
   manifest = manager.manifest(step)
   sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
   wanted = [PARAMS] + ([EMA] if ema and EMA in manifest["leaves"] else [])
+  vet.check_sizes(
+    manager.directory / str(step), {name: manifest["leaves"][name] for name in wanted}
+  )
   like = {
     name: leaf_lib.nested(
       {
@@ -102,3 +130,7 @@ def _find(path: Path, step: int | None) -> tuple[Path, int | None]:
 
 def _missing(path: str | Path, what: str, mend: str) -> UserError:
   return UserError(f"no {what} in {path}; {mend}")
+
+
+def _first_line(error: Exception) -> str:
+  return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -21,6 +21,7 @@ set. What surprises in gin, and what we do about it:
 """
 
 import copy
+import dataclasses
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, TypeVar
@@ -30,7 +31,7 @@ from gin import config as gin_config
 from gin import config_parser
 
 from noise2music.config import gin_errors, search
-from noise2music.errors import UserError
+from noise2music.errors import UserError, without_credentials
 
 Built = TypeVar("Built")
 
@@ -72,15 +73,22 @@ def parse_text(text: str, *, allowed_modules: Collection[str] | None = None) -> 
 
   Args:
     text: what `operative_config_text` gave.
-    allowed_modules: top-level packages that the text may import; None: any. A config from elsewhere
-      is code, since gin imports and calls what it names.
+    allowed_modules: top-level packages that the text may import, and whose dataclasses (modules of
+      networks are some) it may build, and nothing else; None: anything. A config from elsewhere is
+      code, since gin imports and calls what it names.
+
+  Raises:
+    UserError: it cannot be read, or names what it may not.
   """
   _reset(())
   if allowed_modules is not None:
     _check_imports(text, allowed_modules)
   try:
     gin.parse_config(text)
+    if allowed_modules is not None:
+      _check_names(allowed_modules)
   except Exception as error:
+    gin.clear_config()
     raise _user_error(error) from error
   _finish()
 
@@ -175,12 +183,12 @@ def operative_config_text() -> str:
   """The resolved configuration as gin: every value used, with defaults, so that it parses again.
 
   Bindings of functions that are handed on uncalled (`@f`) are in it too, though nothing has used
-  them yet.
+  them yet. Passwords in URLs are left out, since a config goes into logs and checkpoints.
   """
   merged = {key: dict(values) for key, values in gin_config._OPERATIVE_CONFIG.items()}
   for key, values in gin_config._CONFIG.items():
     merged[key] = {**values, **merged.get(key, {})}
-  return gin_config._config_str(merged, max_line_length=100)
+  return without_credentials(gin_config._config_str(merged, max_line_length=100))
 
 
 def _reset(search_paths: Sequence[str]) -> None:
@@ -337,10 +345,42 @@ def _check_includes(path: str, folders: Sequence[str], seen: frozenset[str] = fr
 
 
 def _check_imports(text: str, allowed: Collection[str]) -> None:
-  for statement in _statements(text, config_parser.ImportStatement):
+  try:
+    included = next(iter(_statements(text, config_parser.IncludeStatement)), None)
+    imports = _statements(text, config_parser.ImportStatement)
+  except Exception as error:
+    raise _user_error(error) from error
+  if included is not None:
+    # What a file brings in would not be looked at.
+    raise UserError(
+      f"this config includes {included.filename!r}, which a resolved one never does: "
+      "use it only if you trust where it comes from, by parsing it yourself"
+    )
+  for statement in imports:
     package = statement.module.split(".")[0]
     if package not in {*allowed, "__gin__"}:
       raise UserError(
         f"this config imports {statement.module!r}, which is not one of {sorted(allowed)}: "
+        "use it only if you trust where it comes from, by parsing it yourself"
+      )
+
+
+def _check_names(allowed: Collection[str]) -> None:
+  """Every name of the configuration at hand is a dataclass of an allowed package.
+
+  To allow the imports is not enough: gin follows dots through any module, so that `rules.os.remove`
+  is a name of ours too; and our own functions write files, while a dataclass only holds values.
+  """
+  named = [
+    reference.configurable for reference in gin_config.iterate_references(gin_config._CONFIG)
+  ]
+  named += [gin_config._REGISTRY[selector] for _, selector in gin_config._CONFIG]
+  for wrapped, selector in ((c.wrapped, c.selector) for c in named):
+    if wrapped in (gin_config.macro, gin_config._retrieve_constant):
+      continue
+    ours = getattr(wrapped, "__module__", "").split(".")[0] in allowed
+    if not ours or not isinstance(wrapped, type) or not dataclasses.is_dataclass(wrapped):
+      raise UserError(
+        f"this config calls {selector!r}, which is no part of a stage: "
         "use it only if you trust where it comes from, by parsing it yourself"
       )

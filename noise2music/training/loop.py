@@ -54,8 +54,10 @@ class Training:
   gave no finite loss or gradient. compare_every: steps between comparisons of the state's copies on
   several devices; None: never. deadline_seconds: what one batch, update, save or hook may take
   before the run counts as hung and ends with status 124; None for ever. grace_seconds: what a batch
-  or a hook may still take after SIGTERM or Ctrl-C. allow_drift: keys of what may have changed since
-  the checkpoint that the run goes on from (`training.drift`).
+  or a hook may still take after SIGTERM or Ctrl-C. lease_seconds: without a
+  sign of life after which a trainer on another machine that shares the folder counts as dead.
+  allow_drift: keys of what may have changed since the checkpoint that the run goes on from
+  (`training.drift`).
   """
 
   model_dir: str
@@ -72,6 +74,7 @@ class Training:
   hooks: Sequence[Hook] = ()
   most_quarantined: int = 10
   compare_every: int | None = 1000
+  lease_seconds: float = 60.0
   allow_drift: Sequence[str] = ()
   deadline_seconds: float | None = 1800.0
   grace_seconds: float = 25.0
@@ -97,6 +100,8 @@ class Training:
       may_be_none = name == "deadline_seconds" and value is None
       if not may_be_none and not (isinstance(value, int | float) and 0 < value < float("inf")):
         raise UserError(f"{name} is {value!r}: give a number of seconds above 0")
+    if not isinstance(self.lease_seconds, int | float) or not 0 < self.lease_seconds < 86_400:
+      raise UserError(f"lease_seconds is {self.lease_seconds!r}: give seconds, less than a day")
     self.optimizer.check(self.total_steps)
 
 
@@ -124,11 +129,14 @@ def train(training: Training, *, config_text: str = "") -> Outcome:
     UserError: what a user can mend. checkpoints.manager.SaveError: the disk is full.
   """
   with contextlib.ExitStack() as stack:
-    folder = stack.enter_context(RunFolder(Path(training.model_dir)))
-    watchdog, interrupts = _watch(training, folder.path, stack)
-    checkpoints = stack.enter_context(
-      contextlib.closing(CheckpointManager(folder.path / FOLDER, policy=training.checkpoints))
+    folder = stack.enter_context(
+      RunFolder(Path(training.model_dir), lease_seconds=training.lease_seconds)
     )
+    watchdog, interrupts = _watch(training, folder.path, stack)
+    checkpoints = CheckpointManager(
+      folder.path / FOLDER, policy=training.checkpoints, guard=folder.check
+    )
+    stack.enter_context(contextlib.closing(checkpoints))
     setup = inspect(training)
     state = _restore(training, checkpoints, setup, config_text)
     start = 0 if state is None else int(state.step)

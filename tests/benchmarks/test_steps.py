@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import measure, sample_step, train_step
+from benchmarks import keeping, measure, sample_step, train_step
 from noise2music.planning.chips import CHIPS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,3 +60,10 @@ def test_chips_are_found_by_what_jax_calls_them() -> None:
     kind: CHIPS[name] for kind, name in named.items()
   }
   assert measure.chip_of(Device("an unknown one")) is None
+
+
+def test_keeping_is_measured(capsys) -> None:
+  assert keeping.main(["--megabytes=16", "--every=2", "--rounds=1", "--json"]) == 0
+  facts = json.loads(capsys.readouterr().out)
+  assert 0 < facts["blocking"] < facts["with_save"]
+  assert facts["fingerprint"] > 0

@@ -271,3 +271,31 @@ def test_a_foreign_config_may_import_only_what_is_allowed():
 def test_what_was_parsed_before_is_forgotten(files):
   build(files("base.gin", BASE), DIR, "Root.rate = 0.1")
   assert build(files("base.gin", BASE), DIR).rate == 0.5
+
+
+@pytest.mark.parametrize(
+  ("line", "named"),
+  [
+    # gin follows dots through a module to whatever that has imported.
+    ("gin_toy.Root.inner = @gin_utils.copy.deepcopy()", r"copy\.deepcopy'"),
+    ("gin_toy.Root.inner = @gin_utils.copy.deepcopy", r"copy\.deepcopy'"),
+    ("gin_utils.logging.FileHandler.filename = 'x'", r"FileHandler'"),
+    # Our own functions write files and parse configs; what a stage is made of only holds values.
+    ("gin_toy.Root.inner = @gin_utils.parse_text()", r"parse_text'"),
+    ("M = @gin_utils.copy.copy()\ngin_toy.Root.inner = %M", r"copy\.copy'"),
+    ("gin_toy.Root.inner = [{'a': (@gin_utils.copy.copy(),)}]", r"copy\.copy'"),
+    ("include 'base/train.gin'", "includes 'base/train.gin'"),
+  ],
+)
+def test_a_strangers_config_builds_the_parts_of_a_stage_and_nothing_else(line, named):
+  text = BASE.replace("%gin.REQUIRED", "'x'") + "from noise2music.config import gin_utils\n" + line
+  with pytest.raises(UserError, match=named):
+    gin_utils.parse_text(text + "\n", allowed_modules=("gin_toy", "noise2music"))
+
+
+def test_passwords_in_urls_stay_out_of_resolved_configs(files):
+  gin_utils.parse([files("base.gin", BASE)], ['MODEL_DIR = "https://me:secret@host/x?y@z"'])
+  assert gin_utils.build(gin_toy.Root).model_dir == "https://me:secret@host/x?y@z"
+  text = gin_utils.operative_config_text()
+  assert "secret" not in text
+  assert "https://***@host/x?y@z" in text

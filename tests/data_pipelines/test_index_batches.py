@@ -7,9 +7,11 @@ import time
 
 import numpy as np
 import pytest
-from tiny_clips import RATE, ramp, write_set, write_wav
+import soundfile
+from tiny_clips import RATE, ramp, write_clips, write_set, write_wav
 
 from data_pipelines.index_batches import DataError, Examples, IndexBatches, read_ahead
+from data_pipelines.manifest import Caption, Clip, write_manifest
 from data_pipelines.sources import ManifestSource, Mixture
 from data_pipelines.text_batches import TextBatch
 from noise2music.batch import BatchSpec, clip_id
@@ -269,3 +271,46 @@ def test_examples_without_a_batch(folder):
   assert len(examples) == 10
   assert [examples.at(g).id for g in (0, 1, 10)] == ["clip-0", "clip-1", "clip-0"]
   assert examples.name(11) == "clip-1"
+
+
+def hostile(folder):
+  """Nine good clips among all that a stranger's folder may hold."""
+  clips = write_clips(folder, count=9)
+  t = np.arange(2_000) / RATE
+  files = {
+    "no sample": (np.zeros(0), RATE, "PCM_16"),
+    "one sample": (np.full(1, 0.5), RATE, "PCM_16"),
+    "not a number": (np.full(2_000, np.nan), RATE, "FLOAT"),
+    "infinite": (np.full(2_000, np.inf), RATE, "FLOAT"),
+    "huge": (np.full(2_000, 1e30), RATE, "FLOAT"),
+    "another rate": (np.sin(t), 2 * RATE, "PCM_16"),
+    "six channels": (np.stack([np.sin(t)] * 6, axis=1), RATE, "PCM_16"),
+  }
+  for name, (audio, rate, subtype) in files.items():
+    soundfile.write(folder / f"{name}.wav", audio, rate, subtype=subtype)
+    claim = max(len(audio), 1) / RATE
+    clips.append(Clip(path=f"{name}.wav", duration=claim, sample_rate=RATE, id=name))
+  long = Caption(text="waltz " * 170_000, kind="long")
+  clips.append(dataclasses.replace(clips[0], id="long text", captions=(long,)))
+  write_manifest(folder / "manifest.jsonl", clips)
+  with (folder / "manifest.jsonl").open("ab") as out:
+    out.write(b'{"path": "\xff\xfe.wav", "duration": 1.0, "sample_rate": 8000}\n')
+  return folder
+
+
+def test_whatever_a_folder_holds_the_device_gets_numbers(tmp_path):
+  folder = hostile(tmp_path)
+  with pytest.raises(UserError, match="the line is not UTF-8"):
+    ManifestSource(folder)
+  manifest = folder / "manifest.jsonl"
+  manifest.write_bytes(manifest.read_bytes().rsplit(b"\n", 2)[0] + b"\n")
+  batches = batches_of(folder, max_bad_fraction=0.9)
+  seen = set()
+  for batch in take(batches, 20):
+    SPEC.check(batch)  # int16 and whole numbers throughout
+    seen |= {tuple(row) for row in batch["clip_id"].tolist()}
+  assert set(batches.examples.bad_records.reasons) == {
+    "no sample", "not a number", "infinite", "another rate",
+  }  # fmt: skip
+  for name in ("one sample", "six channels", "huge", "long text"):
+    assert tuple(clip_id(name).tolist()) in seen, name

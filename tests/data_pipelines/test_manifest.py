@@ -145,6 +145,18 @@ def test_a_damaged_gz_is_one_sentence(tmp_path):
     list(read_manifest(tmp_path / "m.jsonl.gz"))
 
 
+def test_a_line_that_would_fill_the_memory_costs_only_itself(tmp_path):
+  good = json.dumps(LINE).encode()
+  bomb = b'{"path": "' + bytes(40 << 20)
+  path = tmp_path / "m.jsonl.gz"
+  path.write_bytes(gzip.compress(b"\n".join([good, bomb, good, bomb])))
+  found = list(scan_manifest(path))
+  assert [number for number, _ in found] == [1, 2, 3, 4]
+  assert isinstance(found[2][1], Clip)
+  assert "m.jsonl.gz:2: the line is longer than 16 MB" in str(found[1][1])
+  assert "m.jsonl.gz:4: the line is longer than 16 MB" in str(found[3][1])
+
+
 def test_no_such_manifest(tmp_path):
   with pytest.raises(UserError, match="there is no file"):
     list(read_manifest(tmp_path / "none.jsonl"))

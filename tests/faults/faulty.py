@@ -2,9 +2,11 @@
 
 import ctypes
 import dataclasses
+import gc
 import hashlib
 import json
 import os
+import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,23 @@ class FlipBit:
     shard = kernel.addressable_shards[self.device]
     address = shard.data.unsafe_buffer_pointer()
     ctypes.c_uint32.from_address(address + 4 * 7).value ^= 1 << 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Memory:
+  """A hook that writes what the process holds every so many steps: bytes resident, open files."""
+
+  folder: str
+  every: int = 20
+
+  def __call__(self, moment: Moment) -> None:
+    if moment.step % self.every:
+      return
+    gc.collect()
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    row = {"step": moment.step, "bytes": resident, "files": len(os.listdir("/proc/self/fd"))}
+    with open(Path(self.folder).with_suffix(".memory.jsonl"), "a") as out:
+      out.write(json.dumps(row) + "\n")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -90,7 +90,7 @@ class Process:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
   """folder: MODEL_DIR. data: a folder of clips. flags: of every start. processes: how many, each
-  with so many devices.
+  with so many devices. prefix: command that the launcher is handed to.
   """
 
   folder: Path
@@ -98,6 +98,7 @@ class Run:
   flags: Sequence[str] = ()
   processes: int = 1
   devices: int = 1
+  prefix: Sequence[str] = ()
 
   def start(self, *flags: str, env: dict[str, str] | None = None) -> list[Process]:
     """The launchers, one for each process, in their order."""
@@ -117,7 +118,7 @@ class Run:
     self.folder.parent.mkdir(parents=True, exist_ok=True)
     return Process(
       [
-        sys.executable, "-m", module, f"--gin_file={GIN}",
+        *self.prefix, sys.executable, "-m", module, f"--gin_file={GIN}",
         f'--gin.MODEL_DIR="{self.folder}"', f'--gin.DATA="{self.data}"', *self.flags, *flags,
       ],
       env=self._environment(env or {}),

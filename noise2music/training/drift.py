@@ -18,7 +18,7 @@ _ABSENT = "not there"
 # their fingerprint, not their path. A longer run is told, and goes on.
 _FREE = re.compile(
   r"(.*\.)?Training\.(model_dir|hooks|log_every|total_steps|mesh|rules|checkpoints|allow_drift"
-  r"|most_quarantined|compare_every|deadline_seconds|compare_processes_every)"
+  r"|most_quarantined|compare_every|deadline_seconds|grace_seconds|lease_seconds)"
   r"|(.*\.)?Stage\.sampling|(.*\.)?\w+Source\.path|(.*\.)?IndexBatches\.(prefetch|bad_records_path)"
 )
 

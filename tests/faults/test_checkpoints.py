@@ -84,11 +84,11 @@ def last_traced(run):
   return max((row["step"] for row in run._rows(0)), default=0)
 
 
-def kill_rounds(run, seeds):
+def kill_rounds(run, seeds, *, slow=SLOW):
   """Kills and starts again; returns how many of the kills tore a save."""
   torn_saves, torn, reached = 0, [], 0
   for seed in [*seeds, None]:
-    (process,) = run.start(*([SLOW] if seed is not None else []))
+    (process,) = run.start(*([slow] if seed is not None else []))
     if seed is None:
       assert process.end() == 0, process.said
     else:
@@ -112,7 +112,7 @@ def test_killed_at_random_times_it_ends_like_the_undisturbed_run(straight, tmp_p
 @pytest.mark.slow
 def test_killed_ten_times_often_during_a_save(straight, tmp_path):
   run = fresh(straight, tmp_path)
-  torn = kill_rounds(run, seeds=range(10))
+  torn = kill_rounds(run, range(10), slow="--gin.faulty.Batches.delay_seconds=0.3")
   assert run.trace() == straight.trace()
   assert torn >= 1  # the delays find one at least
 

@@ -1,6 +1,7 @@
 """Checkpoints and weights from people who mean harm: nothing is run, written or filled."""
 
 import ast
+import contextlib
 import hashlib
 import json
 import os
@@ -166,16 +167,31 @@ class Harmful:
     return (Path.write_text, (Path("precious/file"), "yours"))
 
 
-def test_nothing_is_unpickled(step):
-  for name in ("params/_METADATA", "params/_sharding", "_CHECKPOINT_METADATA"):
-    (step / name).write_bytes(pickle.dumps(Harmful()))
+PLACES = [
+  "_CHECKPOINT_METADATA",
+  "manifest/metadata",
+  "params/_METADATA",
+  "params/_sharding",
+  "params/array_metadatas/process_0",
+  "params/checkpoint",  # where orbax once kept small arrays, in msgpack
+  "params/manifest.ocdbt",
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_nothing_is_unpickled(step, place):
+  """Refused, or not even looked at: `precious` is what tells."""
+  (step / place).write_bytes(pickle.dumps(Harmful()))
   np.savez(step / "params" / "arrays.npz", bias=np.array([Harmful()], dtype=object))
-  restore_params(step.parent.parent)  # what these files say is not even needed
-  # Where orbax once kept small arrays, in msgpack.
-  (step / "params" / "checkpoint").write_bytes(pickle.dumps(Harmful()))
-  refused(step)
-  (step / "manifest" / "metadata").write_bytes(pickle.dumps(Harmful()))
-  refused(step, "is no JSON")
+  with contextlib.suppress(UserError):
+    params, _, _ = restore_params(step.parent.parent)
+    np.testing.assert_array_equal(params["network"]["kernel"], PARAMS["network"]["kernel"])
+
+
+def test_the_pickle_would_do_harm():
+  pickle.loads(pickle.dumps(Harmful()))
+  assert Path("precious/file").read_text() == "yours"
+  Path("precious/file").write_text("mine")
 
 
 def test_what_orbax_notes_of_itself_runs_nothing(step):

@@ -33,6 +33,7 @@ def main(argv: Sequence[str]) -> int:
   )
   parser.add_argument(
     "--allow_drift",
+    action="extend",
     type=lambda text: text.split(","),
     default=[],
     metavar="KEY[,KEY]",

@@ -119,7 +119,8 @@ class Run:
     return Process(
       [
         *self.prefix, sys.executable, "-m", module, f"--gin_file={GIN}",
-        f'--gin.MODEL_DIR="{self.folder}"', f'--gin.DATA="{self.data}"', *self.flags, *flags,
+        f'--gin.MODEL_DIR="{self.folder}"', f'--gin.DATA="{self.data}"', "--allow_drift=faulty",
+        *self.flags, *flags,
       ],
       env=self._environment(env or {}),
       cwd=self.folder.parent,

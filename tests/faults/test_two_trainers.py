@@ -67,11 +67,12 @@ def test_a_second_trainer_on_this_machine_is_refused_at_once(straight, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_trainer_on_another_machine_waits_refuses_and_takes_over(straight, tmp_path):
+def test_a_trainer_on_another_machine_waits_refuses_and_takes_over(straight, tmp_path, request):
   run = fresh(straight, tmp_path)
   # It waits for its data meanwhile; the lease is renewed all the same.
   stall = ("--gin.faulty.Batches.stall_at=12", "--gin.faulty.Batches.stall_seconds=90.0")
   (first,) = run.start(SHORT, *stall)
+  request.addfinalizer(lambda: first.send(signal.SIGKILL))  # a suspended one ends by nothing else
   first.wait_for("step 10/60")
   other = elsewhere(run, tmp_path)
   (second,) = other.start(SHORT)

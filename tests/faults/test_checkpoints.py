@@ -319,6 +319,7 @@ def test_a_full_disk_during_a_save(straight, tmp_path, small_disk):
   assert run.trace() == straight.trace()
 
 
+@pytest.mark.slow
 def test_reading_while_the_trainer_deletes(straight, tmp_path):
   """Saves each step and keeps one: what is read is gone at once, or whole."""
   run = fresh(straight, tmp_path)

@@ -9,6 +9,7 @@ Data are noise, weights random; --gin.NAME=value sets what the run's gin files l
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -49,11 +50,11 @@ def measured(training: Training, *, rounds: int) -> dict:
   state = setup.fresh()
   parameters = measure.parameters_of(state.params["network"])
   batch = setup.put(noise(spec, vocabulary=text.encoder.config.vocab_size if text else 3))
-  total_steps = jnp.int32(training.total_steps)
+  total_steps, turns = jnp.int32(training.total_steps), itertools.count()
 
   def step():
     nonlocal state
-    state, metrics = program(state, batch, total_steps, state.step)
+    state, metrics = program(state, batch, total_steps, jnp.int32(next(turns)))
     return metrics
 
   dtype = training.objective.stage.network.dtype

@@ -1,5 +1,7 @@
 """A network computes the same of clips cut into pieces as of whole ones."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -45,14 +47,9 @@ def test_statistics_are_those_of_whole_clips(dtype):
   )
 
 
-@pytest.mark.parametrize("kernel_size", [4, 5])
-@pytest.mark.parametrize("cutting", [4, (8, 4, 2), (1, 2, 4)])
-@pytest.mark.usefixtures("light_compilation")
-def test_network_and_its_gradient_are_the_same_in_pieces(cutting, kernel_size, monkeypatch):
-  """Cut alike at the entry and all depths, or into numbers of their own."""
-  if isinstance(cutting, tuple):
-    counts = dict(zip((64, 32, 8), cutting, strict=True))
-    monkeypatch.setattr(unet1d, "best_count", lambda *, length, **_: counts[length])
+@functools.cache
+def _run_of(kernel_size):
+  """(run(pieces) -> value and gradients of a network, the same of whole clips)."""
 
   def network(count):
     return UNet1D(
@@ -76,11 +73,25 @@ def test_network_and_its_gradient_are_the_same_in_pieces(cutting, kernel_size, m
   params = jax.tree.map(lambda leaf: 0.3 * draw(*leaf.shape), shapes)
   weight = draw(*x.shape)
 
-  def loss(params, x, count):
-    return jnp.sum(weight * network(count).apply(params, x, t, **inputs))
+  def run(count):
+    def loss(params, x):
+      return jnp.sum(weight * network(count).apply(params, x, t, **inputs))
 
-  run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)), static_argnums=2)
-  whole, cut = run(params, x, 1), run(params, x, None if isinstance(cutting, tuple) else cutting)
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, x)
+
+  return run, run(1)
+
+
+@pytest.mark.parametrize("kernel_size", [4, 5])
+@pytest.mark.parametrize("cutting", [4, (8, 4, 2), (1, 2, 4)])
+@pytest.mark.usefixtures("light_compilation")
+def test_network_and_its_gradient_are_the_same_in_pieces(cutting, kernel_size, monkeypatch):
+  """Cut alike at the entry and all depths, or into numbers of their own."""
+  run, whole = _run_of(kernel_size)
+  if isinstance(cutting, tuple):
+    counts = dict(zip((64, 32, 8), cutting, strict=True))
+    monkeypatch.setattr(unet1d, "best_count", lambda *, length, **_: counts[length])
+  cut = run(None if isinstance(cutting, tuple) else cutting)
   scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(whole))
   assert all(np.any(leaf) for leaf in jax.tree.leaves(whole))
 

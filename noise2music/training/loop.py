@@ -22,7 +22,7 @@ from noise2music.checkpoints.manager import FOLDER, CheckpointManager, Checkpoin
 from noise2music.errors import UserError
 from noise2music.sharding.mesh import MeshShape
 from noise2music.sharding.rules import LogicalRules
-from noise2music.training import drift, exits, liveness
+from noise2music.training import drift, exits, feed, liveness
 from noise2music.training import progress as progress_lib
 from noise2music.training.describe import describe, parameter_counts, summary
 from noise2music.training.hooks import Hook, Moment
@@ -115,7 +115,7 @@ class Outcome:
 
 def inspect(training: Training) -> Setup:
   """Everything that a run needs short of training: shapes, shardings, batch. Writes nothing."""
-  return prepare(training, _first_batch(of_this_host(training.batches)))
+  return prepare(training, feed.first_batch(feed.of_this_host(training.batches)))
 
 
 def train(training: Training, *, config_text: str = "") -> Outcome:
@@ -195,12 +195,12 @@ class _Run:
     step = int(state.step)
     window, replicas = Window(), Replicas(self.setup.shapes)
     updates = Updates(self._compile(), state, log=window.add, left_out=self._leave_out)
-    batches = of_this_host(training.batches).batches(step)
+    batches = feed.of_this_host(training.batches).batches(step)
     last = self.interrupts.stop_after(step)
     now = self.watchdog.now
     while not last:
       now("input")
-      batch = self.setup.put(_next(batches, step))
+      batch = self.setup.put(feed.next_batch(batches, step))
       now("step")
       updates.add(step, batch)
       step += 1
@@ -223,7 +223,7 @@ class _Run:
       if step % liveness.PACE_EVERY == 0:
         self.watchdog.lap()
     now("end")
-    _close(batches)
+    feed.close(batches)
     self.checkpoints.wait()
     return self._finish(step)
 
@@ -380,41 +380,3 @@ def _close_quietly(writer: Writer) -> None:
   """A disk that is full has been reported when it was written to."""
   with contextlib.suppress(OSError):
     writer.close()
-
-
-def of_this_host(batches: BatchSource) -> BatchSource:
-  """The rows of the global batch that this host reads, where there are several hosts."""
-  if jax.process_count() == 1:
-    return batches
-  if not hasattr(batches, "for_host"):
-    raise UserError(
-      f"{type(batches).__name__} cannot be split among {jax.process_count()} hosts: train on one,"
-      " or give it for_host(index, count) as IndexBatches has"
-    )
-  return batches.for_host(jax.process_index(), jax.process_count())
-
-
-def _first_batch(batches: BatchSource) -> Batch:
-  """For its shapes; silence where the source has a `local_spec`, so that nothing is read."""
-  if hasattr(batches, "local_spec"):
-    return batches.local_spec.zeros()
-  iterator = batches.batches(0)
-  try:
-    return _next(iterator, 0)
-  finally:
-    _close(iterator)
-
-
-def _next(batches: Iterator[Batch], step: int) -> Batch:
-  try:
-    return next(batches)
-  except StopIteration:
-    raise UserError(
-      f"the data ended after {step} batches: let the source repeat, or lower total_steps"
-    ) from None
-
-
-def _close(batches: Iterator[Batch]) -> None:
-  """Stops a source's prefetch thread, where it is a generator that has one."""
-  if hasattr(batches, "close"):
-    batches.close()

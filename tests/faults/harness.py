@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -99,6 +100,10 @@ class Run:
   processes: int = 1
   devices: int = 1
   prefix: Sequence[str] = ()
+
+  def beside(self, name: str, **changes: Any) -> "Run":
+    """Another run on the same clips, which finds compiled programs where this one left them."""
+    return dataclasses.replace(self, folder=self.folder.with_name(name), **changes)
 
   def start(self, *flags: str, env: dict[str, str] | None = None) -> list[Process]:
     """The launchers, one for each process, in their order."""

@@ -1,7 +1,6 @@
 """Checkpoints that are torn, flipped, lost or in the way, of runs that are killed at any moment."""
 
 import contextlib
-import dataclasses
 import logging
 import os
 import random
@@ -13,7 +12,7 @@ import time
 
 import jax
 import pytest
-from harness import Run, make_clips
+from harness import Run
 
 from noise2music.checkpoints.leaves import nested
 from noise2music.checkpoints.manager import COMMIT_FILE, CheckpointManager, CheckpointPolicy
@@ -24,24 +23,16 @@ EVERY = 10
 SLOW = "--gin.faulty.Batches.delay_seconds=0.05"
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("checkpoints")
-  run = Run(folder=folder / "straight", data=make_clips(folder / "data"))
-  run.complete()
-  return run
-
-
 @pytest.fixture
 def copy(straight, tmp_path):
   """Of the finished run, with its cache of programs."""
-  run = dataclasses.replace(straight, folder=straight.folder.with_name(f"copy-{tmp_path.name}"))
+  run = straight.beside(f"copy-{tmp_path.name}")
   shutil.copytree(straight.folder, run.folder)
   return run
 
 
 def fresh(straight, tmp_path):
-  return dataclasses.replace(straight, folder=straight.folder.with_name(f"run-{tmp_path.name}"))
+  return straight.beside(f"run-{tmp_path.name}")
 
 
 def went_on_from(process):

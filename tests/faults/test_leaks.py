@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import HERE, Run, make_clips
+from harness import HERE, Run
 
 MEGABYTE = 1 << 20
 SECRET = "hf_VeryToken-0123456789abcdef"
@@ -17,11 +17,6 @@ ENVIRONMENT = {
   "AWS_SECRET_ACCESS_KEY": SECRET,
   "HTTPS_PROXY": f"http://user:{SECRET}@proxy.invalid:3128",
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-  return make_clips(tmp_path_factory.mktemp("leaks") / "data")
 
 
 def growth(run, *flags):

@@ -6,7 +6,7 @@ import re
 import shutil
 
 import pytest
-from harness import Run, make_clips
+from harness import Run
 
 SETTINGS = (
   "--gin.BATCH_SIZE=8",
@@ -15,11 +15,6 @@ SETTINGS = (
   "--gin.Optimizer.decay_steps=20",
 )
 STEPS = "--gin.TRAIN_STEPS=20"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-  return make_clips(tmp_path_factory.mktemp("meshes") / "data")
 
 
 def going_on(data, folder, parts):

@@ -4,25 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from harness import Run, make_clips
 
 from noise2music.checkpoints.restore import restore_params
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("numbers")
-  run = Run(folder=folder / "straight", data=make_clips(folder / "data"))
-  run.complete()
-  return run
-
-
-def another(straight, name, **changes):
-  return Run(folder=straight.folder.with_name(name), data=straight.data, **changes)
-
-
 def test_20_a_failure_that_passes_changes_nothing(straight):
-  run = another(straight, "passing")
+  run = straight.beside("passing")
   (process,) = run.complete("--gin.Objective.poison=23", "--gin.Objective.times=1")
   assert "step 23 had no finite loss and gradient, and has when run again" in process.said
   assert run.trace() == straight.trace()
@@ -31,7 +18,7 @@ def test_20_a_failure_that_passes_changes_nothing(straight):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_21_a_failure_that_stays_is_left_out_by_all_alike(straight, processes):
-  run = another(straight, f"staying-{processes}", processes=processes)
+  run = straight.beside(f"staying-{processes}", processes=processes)
   first, *_ = run.complete("--gin.Objective.poison=23")
   assert "step 23 had no finite loss or gradient, twice: left out, its clips in" in first.said
   (row,) = map(json.loads, (run.folder / "quarantine.jsonl").read_text().splitlines())
@@ -49,7 +36,7 @@ def test_21_a_failure_that_stays_is_left_out_by_all_alike(straight, processes):
 
 
 def test_21_too_many_end_the_run(straight):
-  run = another(straight, "many")
+  run = straight.beside("many")
   (process,) = run.start("--gin.Objective.poison=23", "--gin.Training.most_quarantined=0")
   assert process.end() == 2
   assert "1 batch up to step 23 had no finite loss or gradient" in process.said
@@ -59,7 +46,7 @@ def test_21_too_many_end_the_run(straight):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_23_memory_that_went_wrong_is_named(straight, processes):
-  run = another(straight, f"flipped-{processes}", processes=processes, devices=4 // processes)
+  run = straight.beside(f"flipped-{processes}", processes=processes, devices=4 // processes)
   flip = [
     "--gin.Training.hooks=(@faulty.FlipBit(), @faulty.Trace())",
     "--gin.FlipBit.step=12",
@@ -77,6 +64,6 @@ def test_23_memory_that_went_wrong_is_named(straight, processes):
   for path in run.folder.parent.glob(f"{run.folder.name}-trace-*"):  # of weights that went wrong
     path.unlink()
   run.complete("--gin.Training.compare_every=5")
-  again = another(straight, f"unflipped-{processes}", processes=processes, devices=4 // processes)
+  again = straight.beside(f"unflipped-{processes}", processes=processes, devices=4 // processes)
   again.complete()
   assert run.trace()[60] == again.trace()[60]

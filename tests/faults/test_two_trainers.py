@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import Run, make_clips
 
 from noise2music.training.lease import FILE
 
@@ -17,16 +16,8 @@ SLOWER = "--gin.faulty.Batches.delay_seconds=0.5"
 SHORT = "--gin.Training.lease_seconds=3.0"
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("trainers")
-  run = Run(folder=folder / "straight", data=make_clips(folder / "data"))
-  run.complete()
-  return run
-
-
 def fresh(straight, tmp_path):
-  return dataclasses.replace(straight, folder=straight.folder.with_name(f"run-{tmp_path.name}"))
+  return straight.beside(f"run-{tmp_path.name}")
 
 
 def said_in_one_sentence(process, *parts):

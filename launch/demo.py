@@ -242,7 +242,7 @@ def _steps_for(stage: TrainedStage, values: list[str], *, seconds: float) -> dic
       jax.block_until_ready(state)
       timed_from = time.monotonic()
     with setup.activate():
-      state, _ = step(state, setup.put(next(batches)))
+      state, _ = step(state, setup.put(next(batches)), index)
   jax.block_until_ready(state)
   step_seconds = (time.monotonic() - timed_from) / PROBE_STEPS
   batches.close()

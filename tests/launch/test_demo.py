@@ -8,9 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
-from launch.demo import TrainedStage, _Plan, stage_seconds
+from data_pipelines.manifest import Clip, write_manifest
+from launch.demo import TrainedStage, _Plan, _steps_for, stage_seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,6 +29,20 @@ def test_a_time_that_is_too_short_is_refused(tmp_path: Path) -> None:
   assert result.stderr == (
     "error: 0.5 minutes are too short to train anything: say MINUTES=5 or more\n"
   )
+
+
+def test_the_probe_times_real_updates_of_a_stage(tmp_path: Path) -> None:
+  soundfile.write(tmp_path / "tone.wav", 0.3 * np.sin(np.arange(24_000) / 9), 24_000)
+  clip = Clip(path="tone.wav", duration=1.0, sample_rate=24_000, split="train")
+  write_manifest(tmp_path / "manifest.jsonl", [clip])
+  stage = TrainedStage(
+    name="super_resolution", config="configs/runs/smoke/super_resolution.gin", share=1.0
+  )
+  values = [f'DATA="{tmp_path}"', f'MODEL_DIR="{tmp_path}"', "TRAIN_SECONDS=0.128", "BATCH_SIZE=2"]
+  plan = _steps_for(stage, values, seconds=0)
+  assert plan["steps"] == 2 * 20  # of warm-up, however little time there is
+  assert plan["probed_steps_per_second"] > 0
+  assert plan["parameters"] > 10_000
 
 
 _PATIENT = """

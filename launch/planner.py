@@ -78,7 +78,7 @@ class Planner:
         f" least {1 / slowest:g} s (--clip_seconds)"
       )
     chips = self.topology.chips
-    sample_on = serving(self.topology, clips=self.clips)
+    sample_on = serving(self.topology)
     parameters = _by_room(setup.shapes.params)
     return Plan(
       stage=stage.name,
@@ -135,7 +135,8 @@ class Planner:
   def _sample(
     self, training: Training, setup: Setup, topology: Topology, *, compiling: bool
   ) -> ProgramPlan:
-    mesh, rules = _mesh(MeshShape(), topology, compiling=compiling), LogicalRules()
+    shape, rules = MeshShape.sharing_out(self.clips, devices=topology.chips), LogicalRules()
+    mesh = _mesh(shape, topology, compiling=compiling)
     params, arguments = _sample_request(
       training.objective,
       setup.shapes.params,

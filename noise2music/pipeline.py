@@ -23,6 +23,7 @@ from noise2music.config import gin_utils
 from noise2music.diffusion.samplers import DPMSolverPP2M
 from noise2music.diffusion.time_steps import UniformLogSnrSteps
 from noise2music.errors import UserError
+from noise2music.sharding.mesh import MeshShape
 from noise2music.stages.cascade import Cascade
 from noise2music.stages.objective import DenoisingObjective
 from noise2music.stages.spec import Sampling, Stage
@@ -115,7 +116,8 @@ class Pipeline:
     strongly the text guides, 1 for not at all; each stage's own where None. negative_prompt: what
     to lead away from. seed: of the first clip, the next has seed + 1, and so on; or one for each;
     drawn where None. The seeds are in the result: the same prompt with the same seed gives the
-    same clip, alone or among others. batch_size: clips at once; on several devices their multiple.
+    same clip, alone or among others. batch_size: clips at once, shared out among the devices as
+    far as they divide; the devices that are left over share out the time of each clip.
     """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     check_request(
@@ -129,12 +131,8 @@ class Pipeline:
     first = self.cascade.stages[0]
     duration = first.train_seconds if duration is None else duration
     seeds = _seeds(seed, len(prompts))
-    devices = jax.device_count()
-    sharding = None
-    batch_size = min(batch_size, len(prompts)) if devices == 1 else batch_size
-    if devices > 1 and batch_size % devices == 0:
-      mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("data",))
-      sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    batch_size, devices = min(batch_size, len(prompts)), jax.device_count()
+    mesh = MeshShape.sharing_out(batch_size, devices=devices).build() if devices > 1 else None
     signals = self.cascade.generate(
       self.params,
       prompts,
@@ -143,7 +141,7 @@ class Pipeline:
       batch_size=batch_size,
       negative_prompt=negative_prompt,
       sampling={s.name: override(s, steps=steps, cfg_scale=cfg_scale) for s in self.cascade.stages},
-      sharding=sharding,
+      mesh=mesh,
       on_stage=on_stage,
     )
     last = self.cascade.stages[-1]

@@ -12,6 +12,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from noise2music.typing import Array
 
 # Activations.
 BATCH = "batch"
@@ -28,6 +31,7 @@ HEADS = "heads"
 HEAD_WIDTH = "head_width"
 HIDDEN = "hidden"  # of the residual layer after an attention
 LAYERS = "layers"  # the leading axis of stacked blocks
+PARAMETERS = "parameters"  # whichever axis of a parameter is split among devices besides
 
 Initializer = Callable[..., jax.Array]
 
@@ -72,4 +76,22 @@ def shards(name: str) -> int:
 
 def constrain(x: jax.Array) -> jax.Array:
   """Pins an activation [batch, time, channels] to its logical axes; nothing without a mesh."""
-  return nn.with_logical_constraint(x, (BATCH, TIME, CHANNELS))
+  time = TIME if x.shape[1] % shards(TIME) == 0 else None
+  return nn.with_logical_constraint(x, (BATCH, time, CHANNELS))
+
+
+def gathered(weights: Array) -> Array:
+  """Weights that the rules split among devices, whole on each of them for this one use.
+
+  Left to itself the compiler may split signals as the weights are, and move those. Within a scan
+  only one block's weights are whole at a time. Where their gradient lies is left to the update.
+  """
+  return _whole(weights) if shards(PARAMETERS) > 1 else weights
+
+
+@jax.custom_vjp
+def _whole(weights: Array) -> jax.Array:
+  return jax.lax.with_sharding_constraint(weights, PartitionSpec())
+
+
+_whole.defvjp(lambda weights: (_whole(weights), None), lambda _, gradient: (gradient,))

@@ -44,7 +44,7 @@ def promote(x: Array, kernel: Array, bias: Array | None, *, dtype: DTypeLike, **
   So do the biases of dense layers, whose gradients are then summed in `dtype`.
   """
   del kwargs
-  return x.astype(dtype), kernel, None if bias is None else bias.astype(dtype)
+  return x.astype(dtype), axes.gathered(kernel), None if bias is None else bias.astype(dtype)
 
 
 def product(x: Signal, kernel: Float[Array, "channels _"]) -> OtherSignal:
@@ -166,7 +166,8 @@ class Conv1D(nn.Module):
   def _parameters(self, x: Signal) -> tuple[Float[Array, "taps _ _"], Float[Array, "_"]]:
     shape = (self.kernel_size, x.shape[-1], self.channels)
     kernel = self.param("kernel", named(self.kernel_init, TAPS, CHANNELS_IN, CHANNELS_OUT), shape)
-    return kernel, self.param("bias", named(axes.zeros_init, CHANNELS), shape[-1:])
+    bias = self.param("bias", named(axes.zeros_init, CHANNELS), shape[-1:])
+    return axes.gathered(kernel), bias
 
   def _with_bias(self, y: Array, bias: Array) -> Array:
     """Added in float32, so that its gradient is summed in it too."""

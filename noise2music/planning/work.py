@@ -49,6 +49,8 @@ def _of_equation(equation) -> float:
       return 2.0 * equation.outvars[0].aval.size * kernel.size / outputs / holes
     case "scan":
       return equation.params["length"] * sum(map(_flops, _inner(equation)))
+    case "shard_map":  # of which the shapes are those of one device
+      return equation.params["mesh"].size * sum(map(_flops, _inner(equation)))
     case "cond":
       return max(map(_flops, _inner(equation)))
   return sum(map(_flops, _inner(equation)))

@@ -61,6 +61,12 @@ class MeshShape:
         )
     return ""
 
+  @classmethod
+  def sharing_out(cls, clips: int, *, devices: int) -> "MeshShape":
+    """For sampling: clips are shared out among devices as far as they divide, and the time of each
+    among the devices that are then left for it."""
+    return cls(data=math.gcd(clips, devices), sequence=-1)
+
   def build(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh over `devices` (default: all of them)."""
     devices = list(jax.devices() if devices is None else devices)

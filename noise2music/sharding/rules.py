@@ -7,7 +7,7 @@ paper on TPU v4 and larger chips.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import jax
@@ -20,7 +20,9 @@ from noise2music.sharding.mesh import AXES
 from noise2music.typing import PyTree
 
 AnyMesh: TypeAlias = Mesh | AbstractMesh  # of devices, or of what they would be
-BATCH = "batch"  # logical name of the batch axis of every input
+# Logical names, as in nn.axes: of the batch axis of every input, the time axis of signals, the
+# leading axis of parameters of blocks in a row, and whichever axis of a parameter is split besides.
+BATCH, TIME, LAYERS, PARAMETERS = "batch", "time", "layers", "parameters"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,15 +36,22 @@ class LogicalRules:
   every device updates its part of the parameters, which are gathered for the next step. That saves
   each of them the memory and the time of updating everything, for one more passage of the
   parameters over the links.
+
+  parameter_axes: mesh axes along which the weights themselves are split besides (FSDP), and all
+  that belongs to them. A layer gathers its own when it computes, so that of blocks in a row one is
+  whole at a time; biases and scales stay whole.
   """
 
   pairs: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
     (BATCH, ("slice", "data", "fsdp")),
+    (TIME, "sequence"),
   )
   optimizer_axes: tuple[str, ...] = ()
+  parameter_axes: tuple[str, ...] = ()
 
   def __post_init__(self):
-    for name, axes in (*self.pairs, ("optimizer_axes", self.optimizer_axes)):
+    besides = {n: getattr(self, n) for n in ("optimizer_axes", "parameter_axes")}
+    for name, axes in (*self.pairs, *besides.items()):
       unknown = set(_as_tuple(axes)) - set(AXES)
       if unknown:
         raise UserError(f"rule for {name!r} names mesh axes {sorted(unknown)}; there are {AXES}")
@@ -76,31 +85,17 @@ class LogicalRules:
     def one(leaf):
       value = unbox_leaf(leaf)
       names = leaf.names if isinstance(leaf, meta.Partitioned) else (None,) * value.ndim
-      return NamedSharding(mesh, self.spec(tuple(names), shape=value.shape, mesh=mesh))
+      sharding = NamedSharding(mesh, self.spec(tuple(names), shape=value.shape, mesh=mesh))
+      own = [d for d, name in enumerate(names) if name != LAYERS]
+      if len(own) < 2:
+        return sharding
+      return _split(sharding, self.parameter_axes, shape=value.shape, along=own)
 
     return jax.tree.map(one, boxed, is_leaf=_is_box)
 
   def of_optimizer(self, sharding: NamedSharding, *, shape: tuple[int, ...]) -> NamedSharding:
-    """That of the moments and the average of a parameter of `shape` with this sharding.
-
-    Each further mesh axis goes to the longest axis that it divides, counted on one device.
-    """
-    if not self.optimizer_axes:
-      return sharding
-    mesh = sharding.mesh
-    axes = [list(_as_tuple(entry)) for entry in sharding.spec]
-    axes += [[] for _ in range(len(shape) - len(axes))]
-    taken = {name for names in axes for name in names}
-    local = list(sharding.shard_shape(shape))
-    for name in _as_tuple(self.optimizer_axes):
-      parts = mesh.shape[name]
-      fits = [d for d, length in enumerate(local) if length % parts == 0]
-      if name in taken or parts == 1 or not fits:
-        continue
-      longest = max(fits, key=lambda d: local[d])
-      axes[longest].append(name)
-      local[longest] //= parts
-    return NamedSharding(mesh, PartitionSpec(*(tuple(names) or None for names in axes)))
+    """That of the moments and the average of a parameter of `shape` with this sharding."""
+    return _split(sharding, self.optimizer_axes, shape=shape, along=range(len(shape)))
 
   def batch_shards(self, mesh: AnyMesh) -> int:
     """Into how many parts a batch is split."""
@@ -117,12 +112,38 @@ class LogicalRules:
     take the forms for its devices."""
     abstract = isinstance(mesh, AbstractMesh)
     within = jax.sharding.use_abstract_mesh(mesh) if abstract else jax.set_mesh(mesh)
-    with within, spmd.logical_axis_rules(self.pairs):
+    with within, spmd.logical_axis_rules((*self.pairs, (PARAMETERS, self.parameter_axes))):
       yield
 
 
 def replicated(mesh: AnyMesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
+
+
+def _split(
+  sharding: NamedSharding,
+  mesh_axes: str | tuple[str, ...],
+  *,
+  shape: tuple[int, ...],
+  along: Sequence[int],
+) -> NamedSharding:
+  """Each mesh axis goes to the longest axis of `along` that it divides, as one device has it."""
+  if not mesh_axes:
+    return sharding
+  mesh = sharding.mesh
+  axes = [list(_as_tuple(entry)) for entry in sharding.spec]
+  axes += [[] for _ in range(len(shape) - len(axes))]
+  taken = {name for names in axes for name in names}
+  local = list(sharding.shard_shape(shape))
+  for name in _as_tuple(mesh_axes):
+    parts = mesh.shape[name]
+    fits = [d for d in along if local[d] % parts == 0]
+    if name in taken or parts == 1 or not fits:
+      continue
+    longest = max(fits, key=lambda d: local[d])
+    axes[longest].append(name)
+    local[longest] //= parts
+  return NamedSharding(mesh, PartitionSpec(*(tuple(names) or None for names in axes)))
 
 
 def unbox(tree: PyTree) -> PyTree:

@@ -1,5 +1,6 @@
 """Stages in a row: each listens to the signal that an earlier one made."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from noise2music import typing as n2m
 from noise2music.errors import UserError
+from noise2music.sharding.rules import LogicalRules
 from noise2music.stages.conditioning import Text
 from noise2music.stages.generate import clip_keys, sample
 from noise2music.stages.objective import TEXT_ENCODER, DenoisingObjective
@@ -95,7 +97,7 @@ class Cascade:
     batch_size: int = 4,
     negative_prompt: str | None = None,
     sampling: Mapping[str, Sampling] | None = None,
-    sharding: jax.sharding.Sharding | None = None,
+    mesh: jax.sharding.Mesh | None = None,
     on_stage: Callable[[str, int, int], None] | None = None,
   ) -> dict[str, np.ndarray]:
     """One clip for each prompt and seed: {stage name: [clips, steps, channels] float32}.
@@ -103,8 +105,9 @@ class Cascade:
     params: one tree a stage, as its objective's `init` returns. seconds: of each clip, any length
     above zero. batch_size: clips that run at once; the last batch is filled up with copies, so a
     clip is bit for bit the same whatever else is asked for, as long as batch_size stays. sampling:
-    stage name -> in place of the stage's own. sharding: where the rows of a batch lie. on_stage:
-    called with (stage name, first clip, clips in all) when a stage begins a batch.
+    stage name -> in place of the stage's own. mesh: among whose devices the clips of a batch are
+    shared out, and along `sequence` the time of each; without one, a single device makes them all.
+    on_stage: called with (stage name, first clip, clips in all) when a stage begins a batch.
     """
     if seconds <= 0:
       raise UserError(f"the duration must be longer than 0 seconds, got {seconds:g}")
@@ -128,18 +131,17 @@ class Cascade:
         text = _embed(objective, tree, [prompts[row] for row in rows])
         led_away = negative_prompt if stage.name in guided else None
         negative = _embed(objective, tree, [led_away] * len(rows))
-        if sharding is not None:
-          keys, text, negative = jax.device_put((keys, text, negative), sharding)
-        made[stage.name] = sample(
-          stage,
-          tree["network"],
-          keys=keys,
-          steps=max(1, round(seconds * stage.target.rate_hz)),
-          text=text,
-          negative_text=negative,
-          signals={name: made[maker] for name, maker in self.sources(index).items()},
-          sampling=samplings[stage.name],
-        )
+        with _sharing(mesh, keys, text, negative) as (keys, text, negative):
+          made[stage.name] = sample(
+            stage,
+            tree["network"],
+            keys=keys,
+            steps=max(1, round(seconds * stage.target.rate_hz)),
+            text=text,
+            negative_text=negative,
+            signals={name: made[maker] for name, maker in self.sources(index).items()},
+            sampling=samplings[stage.name],
+          )
       clips = min(batch_size, len(prompts) - start)
       for name, signal in made.items():
         parts[name].append(np.asarray(signal[:clips], np.float32))
@@ -159,6 +161,17 @@ def _batches(clips: int, batch_size: int) -> Iterator[tuple[int, list[int]]]:
     raise UserError(f"the batch size must be at least 1, got {batch_size}")
   for start in range(0, clips, batch_size):
     yield start, [min(start + offset, clips - 1) for offset in range(batch_size)]
+
+
+@contextlib.contextmanager
+def _sharing(mesh: jax.sharding.Mesh | None, *batch: n2m.PyTree) -> Iterator[tuple]:
+  """The batch, shared out among the devices of a mesh that is in force meanwhile."""
+  if mesh is None:
+    yield batch
+    return
+  rules = LogicalRules()
+  with rules.activate(mesh):
+    yield jax.device_put(batch, rules.batch_sharding(mesh))
 
 
 def _embed(

@@ -18,6 +18,7 @@ from noise2music import typing as n2m
 from noise2music.audio.framing import fit, padded_length
 from noise2music.audio.resample import resample
 from noise2music.diffusion import guidance
+from noise2music.sharding.rows import by_rows
 from noise2music.stages.conditioning import Text, align_signal, network_inputs
 from noise2music.stages.spec import Sampling, Stage
 
@@ -90,12 +91,15 @@ def _sample(stage, steps, sampling, network_params, keys, scale, text, negative_
   network_params = stage.network.rounded(network_params)
   padded = padded_length(steps, stage.network.stride)
   signals = {
-    name: align_signal(
+    name: by_rows(
+      functools.partial(
+        align_signal,
+        condition=stage.conditions[name],
+        target=stage.target,
+        steps=padded,
+        stride=stage.network.stride,
+      ),
       signal,
-      condition=stage.conditions[name],
-      target=stage.target,
-      steps=padded,
-      stride=stage.network.stride,
     )
     for name, signal in signals.items()
   }
@@ -140,12 +144,13 @@ def _keeping_low_band(eps_fn: n2m.EpsFn, stage: Stage, low: n2m.Signal) -> n2m.E
   """low: the condition, already at the target's rate, [batch, steps, 1]."""
   source, target = stage.conditions[stage.low_band].source, stage.target
 
-  def keep(x: n2m.Signal) -> n2m.Signal:
+  def keep(x: n2m.Signal, low: n2m.Signal) -> n2m.Signal:
     ours = resample(x[..., 0], from_hz=target.rate_hz, to_hz=source.rate_hz)
     ours = fit(resample(ours, from_hz=source.rate_hz, to_hz=target.rate_hz), x.shape[1])
     return x + low * (target.gain / source.gain) - ours[..., None]
 
-  return guidance.change_prediction(eps_fn, keep, schedule=stage.noise_schedule)
+  kept = lambda x: by_rows(keep, x, low)  # noqa: E731
+  return guidance.change_prediction(eps_fn, kept, schedule=stage.noise_schedule)
 
 
 def denoiser(

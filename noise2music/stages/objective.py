@@ -20,6 +20,7 @@ from noise2music import batch as batch_lib
 from noise2music import typing as n2m
 from noise2music.audio.framing import fit, padded_length, valid_mask
 from noise2music.diffusion import gaussian, losses
+from noise2music.sharding.rows import by_rows
 from noise2music.stages.conditioning import Text, align_signal, augment, network_inputs
 from noise2music.stages.spec import Stage
 from noise2music.stages.text_conditioner import EmbeddedAhead, TextConditioner
@@ -153,6 +154,12 @@ class DenoisingObjective:
     }
     return Example(x=fit(x, steps, axis=1), mask=valid_mask(real, steps), signals=signals)
 
+  def _augmented_example(
+    self, batch: n2m.Batch, keys: n2m.Keys
+  ) -> tuple[Example, dict[str, n2m.OtherSignal]]:
+    example = self.example(batch)
+    return example, augment(example.signals, conditions=self.stage.conditions, keys=keys)
+
   def loss(
     self, params: n2m.PyTree, batch: n2m.Batch, key: n2m.Key
   ) -> tuple[jax.Array, Mapping[str, Any]]:
@@ -163,8 +170,7 @@ class DenoisingObjective:
     keys = jax.vmap(lambda k: jax.random.split(k, 4))(fold(ids))
     time_keys, noise_keys, drop_keys, augment_keys = (keys[:, i] for i in range(4))
 
-    example = self.example(batch)
-    signals = augment(example.signals, conditions=stage.conditions, keys=augment_keys)
+    example, signals = by_rows(self._augmented_example, dict(batch), augment_keys)
     text = None
     if self.text_conditioner is not None:
       keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - stage.text.dropout))(drop_keys)

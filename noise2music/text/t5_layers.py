@@ -100,6 +100,10 @@ def rms_norm(*, epsilon: float, dtype: DTypeLike, name: str) -> nn.Module:
   )
 
 
+def _promote(x: Array, kernel: Array, bias: None, *, dtype: DTypeLike, **kwargs):
+  return nn.dtypes.promote_dtype(x, axes.gathered(kernel), bias, dtype=dtype, **kwargs)
+
+
 def _variance(scale: float = 1.0) -> axes.Initializer:
   return nn.initializers.variance_scaling(scale, "fan_in", "normal")
 
@@ -120,6 +124,7 @@ class SelfAttention(nn.Module):
         (self.heads, self.head_dim),
         use_bias=False,
         dtype=self.dtype,
+        promote_dtype=_promote,
         kernel_init=named(_variance(scale), TEXT_WIDTH, HEADS, HEAD_WIDTH),
         name=name,
       )(x)
@@ -134,6 +139,7 @@ class SelfAttention(nn.Module):
       axis=(-2, -1),
       use_bias=False,
       dtype=self.dtype,
+      promote_dtype=_promote,
       kernel_init=named(_variance(), HEADS, HEAD_WIDTH, TEXT_WIDTH),
       name="out",
     )(jnp.einsum("bhqk,bkhd->bqhd", weights, value))
@@ -154,6 +160,7 @@ class FeedForward(nn.Module):
         width,
         use_bias=False,
         dtype=self.dtype,
+        promote_dtype=_promote,
         kernel_init=named(_variance(), *names),
         name=name,
       )

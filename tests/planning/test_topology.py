@@ -46,12 +46,10 @@ def test_slices_are_for_tpus() -> None:
 
 
 def test_four_clips_are_sampled_on_one_host() -> None:
-  assert serving(parse_topology("v4:4x4x8"), clips=4).name == "v4:2x2x1"
-  assert serving(parse_topology("v5e:16x16"), clips=8).name == "v5e:2x2"
-  assert serving(parse_topology("cpu:8"), clips=3).chips == 1
-  assert serving(parse_topology("v5e:1x1"), clips=3).chips == 1
-  with pytest.raises(UserError, match="multiple of 4"):
-    serving(parse_topology("v4:4x4x8"), clips=3)
+  assert serving(parse_topology("v4:4x4x8")).name == "v4:2x2x1"
+  assert serving(parse_topology("v5e:16x16")).name == "v5e:2x2"
+  assert serving(parse_topology("cpu:8")).chips == 1
+  assert serving(parse_topology("v5e:1x1")).chips == 1
 
 
 def test_more_processors_than_jax_has_are_asked_for_in_another_process() -> None:

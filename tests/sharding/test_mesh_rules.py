@@ -83,6 +83,14 @@ def test_a_mesh_of_devices_that_are_not_here_gives_their_shardings_and_their_pla
   assert platform() == "cpu"
 
 
+@pytest.mark.parametrize(
+  ("clips", "devices", "data", "sequence"), [(4, 4, 4, 1), (1, 4, 1, 4), (2, 8, 2, 4), (3, 4, 1, 4)]
+)
+def test_devices_that_clips_leave_over_share_out_their_time(clips, devices, data, sequence):
+  sizes = MeshShape.sharing_out(clips, devices=devices).resolve(devices)
+  assert sizes == (1, data, 1, sequence)
+
+
 @pytest.mark.parametrize("sizes", [{"data": 0}, {"data": -1, "fsdp": -1}, {"fsdp": 2.0}])
 @pytest.mark.usefixtures("unchecked")
 def test_sizes_that_mean_nothing_are_refused(sizes):

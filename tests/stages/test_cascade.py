@@ -1,6 +1,7 @@
 """Both routes end to end with fresh parameters, and the promises about seeds."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -253,21 +254,29 @@ def test_refuses_requests_that_make_no_sense(arguments: dict, message: str) -> N
 
 _EIGHT = """
 import sys; sys.path.insert(0, sys.argv[1])
-import jax, numpy as np, test_cascade
+import jax, json, numpy as np, test_cascade
+from noise2music.sharding.mesh import MeshShape
 assert jax.device_count() == 8
-mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("data",))
-rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
 stages, params = test_cascade.cascade()
 prompts, sizes = ["a jig"] * 8, {"seconds": 0.3, "batch_size": 8}
-made = stages.generate(params, prompts, seeds=range(8), sharding=rows, **sizes)
+mesh = MeshShape(**json.loads(sys.argv[3])).build()
+made = stages.generate(params, prompts, seeds=range(8), mesh=mesh, **sizes)
 np.save(sys.argv[2], made["super_resolution"])
 """
 
 
-def test_eight_devices_give_the_clips_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", [{}, {"data": 2, "sequence": 4}])
+def test_eight_devices_give_the_clips_of_one(shape: dict, tmp_path: Path) -> None:
   flags = "--xla_force_host_platform_device_count=8"
   subprocess.run(
-    [sys.executable, "-c", _EIGHT, str(Path(__file__).parent), str(tmp_path / "clips.npy")],
+    [
+      sys.executable,
+      "-c",
+      _EIGHT,
+      str(Path(__file__).parent),
+      str(tmp_path / "clips.npy"),
+      json.dumps(shape),
+    ],
     env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
     check=True,
   )

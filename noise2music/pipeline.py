@@ -12,17 +12,21 @@ import secrets
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from noise2music import typing as n2m
 from noise2music.audio.wav_io import AUDIO_SUFFIXES, write_audio
+from noise2music.checkpoints import leaves
 from noise2music.checkpoints.restore import is_checkpoint, restore_params
 from noise2music.config import gin_utils
 from noise2music.diffusion.samplers import DPMSolverPP2M
 from noise2music.diffusion.time_steps import UniformLogSnrSteps
 from noise2music.errors import UserError
+from noise2music.joint_embedding.embedder import Embedder
+from noise2music.joint_embedding.objective import JointEmbeddingObjective
 from noise2music.sharding.mesh import MeshShape
 from noise2music.stages.cascade import Cascade
 from noise2music.stages.objective import DenoisingObjective
@@ -156,16 +160,35 @@ class Pipeline:
 
 
 def objective_of(config_text: str, *, where: str | Path = "") -> DenoisingObjective:
-  """The objective that a checkpoint was trained with, from the config that it carries.
+  """The objective that a stage's checkpoint was trained with, from the config that it carries.
 
-  Only our own packages may be named in it: a config is code. where: the run's folder.
+  where: the run's folder. Raises UserError where it trained something else.
   """
-  text = _with_vocabulary_nearby(config_text, folder=Path(where))
-  gin_utils.parse_text(text, allowed_modules=OUR_PACKAGES)
-  objective = gin_utils.build_argument(Training, "objective")
+  objective = _objective_of(config_text, where=where)
   if not isinstance(objective, DenoisingObjective):
     raise UserError(f"{where} holds a {type(objective).__name__}, which makes no music")
   return objective
+
+
+def load_embedder(path: str | Path, *, ema: bool = True) -> Embedder:
+  """The joint embedding that was trained in the folder `path`.
+
+  Raises UserError where there is no run, or it trained something else.
+  """
+  if not is_checkpoint(Path(path)):
+    raise UserError(f"no trained joint embedding in {path}: give the MODEL_DIR of a training run")
+  params, config_text, _ = restore_params(Path(path), ema=ema)
+  objective = _objective_of(config_text, where=path)
+  if not isinstance(objective, JointEmbeddingObjective):
+    raise UserError(f"{path} holds a {type(objective).__name__}, which embeds no music")
+  return Embedder(objective=objective, params=params, weights=f"{leaves.fingerprint(params):08x}")
+
+
+def _objective_of(config_text: str, *, where: str | Path) -> Any:
+  """Only our own packages may be named in it: a config is code."""
+  text = _with_vocabulary_nearby(config_text, folder=Path(where))
+  gin_utils.parse_text(text, allowed_modules=OUR_PACKAGES)
+  return gin_utils.build_argument(Training, "objective")
 
 
 def _with_vocabulary_nearby(config_text: str, *, folder: Path) -> str:

@@ -62,15 +62,20 @@ class MultiHeadAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-  """Two fully connected layers with a swish between them; the hidden width is twice the input's."""
+  """Two fully connected layers with a swish between them; the hidden width is `expansion` times the
+  input's."""
 
+  expansion: int = 2
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Signal) -> Signal:
     width = x.shape[-1]
     hidden = dense(
-      2 * width, dtype=self.dtype, kernel_axes=(CHANNELS_IN, axes.HIDDEN), name="hidden"
+      self.expansion * width,
+      dtype=self.dtype,
+      kernel_axes=(CHANNELS_IN, axes.HIDDEN),
+      name="hidden",
     )(x)
     return dense(width, dtype=self.dtype, kernel_axes=(axes.HIDDEN, CHANNELS_OUT), name="out")(
       nn.swish(hidden)
@@ -81,6 +86,7 @@ class SelfAttention(nn.Module):
   """x + attention(norm(x)), then y + feed_forward(norm(y))."""
 
   heads: int
+  expansion: int = 2
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
@@ -88,7 +94,7 @@ class SelfAttention(nn.Module):
     h = _layer_norm(x, dtype=self.dtype, name="attention_norm")
     x = x + MultiHeadAttention(heads=self.heads, dtype=self.dtype, name="attention")(h, h, None)
     h = _layer_norm(x, dtype=self.dtype, name="feed_forward_norm")
-    return x + FeedForward(dtype=self.dtype, name="feed_forward")(h)
+    return x + FeedForward(expansion=self.expansion, dtype=self.dtype, name="feed_forward")(h)
 
 
 class CrossAttention(nn.Module):

@@ -24,7 +24,7 @@ def main(out: Path) -> None:
   with tempfile.TemporaryDirectory() as name:
     data = make_data(Path(name))
     for path in sorted(RUNS.rglob("*.gin")):
-      if "base/training.gin" in path.read_text():
+      if "base/training.gin" in path.read_text() or "towers.gin" in path.read_text():
         run = path.relative_to(RUNS).as_posix().replace("/", "-")
         (out / run).write_text(resolved(path, data))
 
@@ -51,7 +51,7 @@ def resolved(path: Path, data: Path) -> str:
   text = path.read_text()
   bindings = [f'MODEL_DIR = "{data / "run"}"', f'DATA = "{data}"']
   vocabulary = data / "vocabulary.model"
-  if "small_vocabulary" in text:
+  if "small_vocabulary" in text or "joint_embedding/tiny.gin" in text:
     bindings.append(f'VOCABULARY = "{vocabulary}"')
   if "t5_frozen" in text:
     bindings += [f'T5_VOCABULARY = "{vocabulary}"', 'T5_WEIGHTS = "t5"']

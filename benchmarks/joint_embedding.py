@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from benchmarks import measure
@@ -25,6 +26,7 @@ from data_pipelines.datasets.score_corpus.arrange import TEMPOS
 from data_pipelines.datasets.score_corpus.corpus import ScoreCorpus
 from data_pipelines.manifest import Clip, read_manifest
 from noise2music.audio.wav_io import read_audio
+from noise2music.batch import BatchSpec
 from noise2music.evaluation.retrieval import as_facts_tell, retrieval_at, zero_shot
 from noise2music.joint_embedding.embedder import Embedder
 from noise2music.pipeline import load_embedder
@@ -63,15 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
   subprocess.run(command, check=True, stdout=sys.stderr)
   minutes = (time.monotonic() - began) / 60
   clips = [clip for clip in read_manifest(manifest) if clip.split == "test"]
-  print(json.dumps({**judge(load_embedder(args.out / "run"), clips, manifest.parent),
-                    "steps": args.steps, "minutes": minutes, **measure.provenance()}, indent=1))
+  found = judge(load_embedder(args.out / "run"), clips, manifest.parent)
+  facts = {**found, "steps": args.steps, "training_minutes": minutes, **measure.where()}
+  print(json.dumps(facts, indent=1))
   return 0
 
 
 def judge(embedder: Embedder, clips: Sequence[Clip], folder: Path) -> dict:
   """Retrieval and zero-shot instruments of trained towers, beside floors and a ceiling."""
   rate = embedder.sample_rate_hz
-  music = [read_audio(folder / clip.path, sample_rate_hz=rate) for clip in clips]
+  music = [read_audio(folder / clip.path, sample_rate_hz=rate)[0] for clip in clips]
   asked = [next(c.text for c in clip.captions if c.kind == "long") for clip in clips]
   names = sorted({clip.extra["instrument"] for clip in clips})
   right = np.array([names.index(clip.extra["instrument"]) for clip in clips])
@@ -118,14 +121,11 @@ def _known(clip: Clip) -> set[str]:
 
 
 def _said(fact: str, text: str) -> bool:
-  return f" {fact.lower()} " in "".join(c if c.isalnum() or c in "/#-" else " " for c in f" {text} ".lower())
+  words = "".join(c if c.isalnum() or c in "/#-" else " " for c in f" {text} ".lower())
+  return f" {fact.lower()} " in words
 
 
 def _untrained(embedder: Embedder) -> Embedder:
-  import jax
-
-  from noise2music.batch import BatchSpec
-
   objective = embedder.objective
   spec = BatchSpec(
     batch_size=1, seconds=objective.window_seconds, sample_rate_hz=objective.sample_rate_hz,

@@ -32,7 +32,11 @@ def retrieval_at(k: int, *, similarity: Float[np.ndarray, "queries items"], seed
 
 
 def zero_shot(
-  items: Vectors, *, labels: Float[np.ndarray, "_ width"], right: Integer[np.ndarray, "n"], seed: int = 0
+  items: Vectors,
+  *,
+  labels: Float[np.ndarray, "_ width"],
+  right: Integer[np.ndarray, "n"],
+  seed: int = 0,
 ) -> Share:
   """The share of items whose nearest label is the right one. right: its number, for each item."""
   nearest = np.argmax(items @ labels.T, axis=1)

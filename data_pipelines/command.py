@@ -7,12 +7,14 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from data_pipelines.captions.vocabulary import SIZE, SPLIT, train_vocabulary
 from data_pipelines.check import check_manifest
 from data_pipelines.importers.folder import FolderImporter
 from data_pipelines.importers.run import LAYOUTS, detect_layout, import_dataset
+from data_pipelines.importers.webdataset import WebDatasetImporter
 from data_pipelines.ingest import CutSpec
 from data_pipelines.ingest_local import Stopped, cut_dataset
 from data_pipelines.parallel import terminal_progress
@@ -79,9 +81,10 @@ def _add_import(commands) -> None:
   parser = _add(
     commands, "import", _import, help="write a manifest for a folder of music, with any texts"
   )
-  parser.add_argument("source", help="folder, metadata.csv or .jsonl, or data.jsonl(.gz)")
+  parser.add_argument("source", help="folder of music, a data set's table beside it, or .tar")
   parser.add_argument("--out", required=True, help="folder for manifest.jsonl and report.jsonl")
   parser.add_argument("--layout", choices=sorted(LAYOUTS), help="found out where left out")
+  parser.add_argument("--metadata", help="a data set's table, where it does not lie in the folder")
   parser.add_argument("--titles", action="store_true", help="file names are titles (plain folders)")
   parser.add_argument("--license", help="for files that name none")
   parser.add_argument("--validation-percent", type=float, help="share of the files")
@@ -90,6 +93,12 @@ def _add_import(commands) -> None:
 
 def _import(args: argparse.Namespace) -> int:
   importer = LAYOUTS[args.layout]() if args.layout else detect_layout(args.source)
+  if args.metadata:
+    if not hasattr(importer, "metadata"):
+      raise UserError("--metadata is for layouts with a table; leave it out or add --layout")
+    importer = dataclasses.replace(importer, metadata=Path(args.metadata))
+  if isinstance(importer, WebDatasetImporter):
+    importer = dataclasses.replace(importer, unpack_to=Path(args.out) / "unpacked")
   if args.titles:
     if not isinstance(importer, FolderImporter):
       raise UserError("--titles is for plain folders; leave it out or add --layout folder")

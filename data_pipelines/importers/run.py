@@ -10,8 +10,15 @@ from pathlib import Path
 
 from data_pipelines.importers.audiocraft import AudiocraftImporter, data_files
 from data_pipelines.importers.audiofolder import AudioFolderImporter, is_metadata, metadata_files
+from data_pipelines.importers.audioset import AudioSetImporter
+from data_pipelines.importers.fma import FmaImporter
 from data_pipelines.importers.folder import FolderImporter
 from data_pipelines.importers.found import Found, Importer
+from data_pipelines.importers.jamendo import JamendoImporter, SongDescriberImporter
+from data_pipelines.importers.joined import is_named
+from data_pipelines.importers.magnatagatune import MagnaTagATuneImporter
+from data_pipelines.importers.musiccaps import MusicCapsImporter
+from data_pipelines.importers.webdataset import WebDatasetImporter
 from data_pipelines.manifest import (
   MANIFEST_NAME,
   Clip,
@@ -33,10 +40,21 @@ from data_pipelines.splits import HashSplits
 from noise2music.audio.wav_io import AUDIO_SUFFIXES, probe
 from noise2music.errors import UserError
 
+# Data sets whose rows are joined with a folder of audio; known by the names of their tables.
+TABLED = {
+  "audioset": AudioSetImporter,
+  "fma": FmaImporter,
+  "jamendo": JamendoImporter,
+  "magnatagatune": MagnaTagATuneImporter,
+  "musiccaps": MusicCapsImporter,
+  "songdescriber": SongDescriberImporter,
+}
 LAYOUTS = {
   "folder": FolderImporter,
   "audiofolder": AudioFolderImporter,
   "audiocraft": AudiocraftImporter,
+  "webdataset": WebDatasetImporter,
+  **TABLED,
 }
 
 
@@ -116,6 +134,12 @@ def import_dataset(
 def detect_layout(source: str | os.PathLike) -> Importer:
   """The importer that fits what lies at `source`. Raises UserError when nothing does."""
   source = Path(source)
+  around = list(source.iterdir()) if source.is_dir() else [source]
+  for importer in TABLED.values():
+    if any(is_named(path, importer.TABLES) for path in around):
+      return importer()
+  if any(is_named(path, (WebDatasetImporter.SHARDS,)) for path in around):
+    return WebDatasetImporter()
   if source.is_file():
     if source.suffix.lower() in AUDIO_SUFFIXES:
       raise UserError(f"{source} is one audio file; give the folder that holds it")

@@ -42,9 +42,11 @@ def files_below(folder):
 def test_samples_of_two_shards(tmp_path, sound):
   caption = json.dumps({"caption": "A waltz.", "genre": "folk", "n": 1}).encode()
   root = tmp_path / "shards"
-  shard(root / "train-000.tar", [("x/1.wav", sound(200)), ("x/1.json", caption), ("x/1.cls", b"5")])
-  shard(root / "train-001.tar", [("1.txt", b"One.\n\nTwo.\n"), ("1.wav", sound(300)),
-                                 ("2.wav", sound(400)), ("2.json", b"{"), ("3.txt", b"Alone.")])  # fmt: skip
+  first = [("x/1.wav", sound(200)), ("x/1.json", caption), ("x/1.cls", b"5")]
+  second = [("1.txt", b"One.\n\nTwo.\n"), ("1.wav", sound(300)), ("2.wav", sound(400))]
+  second += [("2.json", b"{"), ("3.txt", b"Alone.")]
+  shard(root / "train-000.tar", first)
+  shard(root / "train-001.tar", second)
   assert isinstance(detect_layout(root), WebDatasetImporter)
   assert command.main(["import", str(root), "--out", str(tmp_path / "out")]) == 0
   clips = list(read_manifest(tmp_path / "out" / "manifest.jsonl"))

@@ -1,4 +1,4 @@
-"""`n2m data import | check | cut | vocabulary | shards`: options and printing around the work.
+"""`n2m data import | check | cut | captions | vocabulary | shards`: options and printing.
 
 `n2m data embed` is of the family, and lives in `launch/embed.py`: it runs a text encoder.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.captions.command import add_captions
 from data_pipelines.captions.vocabulary import SIZE, SPLIT, train_vocabulary
 from data_pipelines.check import check_manifest
 from data_pipelines.importers.folder import FolderImporter
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
   _add_import(commands)
   _add_check(commands)
   _add_cut(commands)
+  add_captions(commands)
   _add_vocabulary(commands)
   _add_shards(commands)
   return parser

@@ -15,7 +15,6 @@ from data_pipelines.captions.vocabulary import SIZE, SPLIT, train_vocabulary
 from data_pipelines.check import check_manifest
 from data_pipelines.importers.folder import FolderImporter
 from data_pipelines.importers.run import LAYOUTS, detect_layout, import_dataset
-from data_pipelines.importers.webdataset import WebDatasetImporter
 from data_pipelines.ingest import CutSpec
 from data_pipelines.ingest_local import Stopped, cut_dataset
 from data_pipelines.parallel import terminal_progress
@@ -99,8 +98,6 @@ def _import(args: argparse.Namespace) -> int:
     if not hasattr(importer, "metadata"):
       raise UserError("--metadata is for layouts with a table; leave it out or add --layout")
     importer = dataclasses.replace(importer, metadata=Path(args.metadata))
-  if isinstance(importer, WebDatasetImporter):
-    importer = dataclasses.replace(importer, unpack_to=Path(args.out) / "unpacked")
   if args.titles:
     if not isinstance(importer, FolderImporter):
       raise UserError("--titles is for plain folders; leave it out or add --layout folder")

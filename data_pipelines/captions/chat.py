@@ -121,6 +121,10 @@ class Chat:
     self._opener = urllib.request.build_opener(_NoRedirects)
     self._pause_until = 0.0
 
+  @property
+  def stopped(self) -> bool:
+    return self._stop.is_set()
+
   def attempt(self, body: Mapping[str, Any]) -> Reply:
     """One request. Raises TryAgain, NoReply, or UserError for what would fail for any request."""
     begin = time.monotonic()
@@ -165,7 +169,7 @@ class Chat:
     while (left := self._pause_until - time.monotonic()) > 0:
       if self._stop.wait(left):
         return False
-    return not self._stop.is_set()
+    return not self.stopped
 
   def _read(self, response, *, begin: float) -> bytes:
     """The body within the time and size allowed: a drop now and then keeps no thread waiting."""
@@ -233,7 +237,7 @@ class Chat:
     return clean_text(self._without_key(text))
 
   def _without_key(self, text: str) -> str:
-    return text.replace(self._key, "***") if self._key else text
+    return text.replace(self._key, "(key)") if self._key else text
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

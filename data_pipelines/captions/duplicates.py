@@ -1,10 +1,11 @@
 """Captions that say the same: equal but for spelling, or alike in nearly all pairs of words.
 
 Likeness is the Jaccard index of the sets of adjacent word pairs. MinHash signatures (Broder 1997)
-of 64 values in 8 bands of 8 find the candidates: two texts of likeness s share a band with
-probability 1 - (1 - s^8)^8, which is 0.99 at 0.9; candidates are then compared exactly, so no pair
-below the threshold is ever taken for one. Work and memory grow with the number of texts kept,
-about a kilobyte each. Nothing is drawn at random: the same texts in the same order lose the same.
+of 60 values in 10 bands of 6 find the candidates: two texts of likeness s share a band with
+probability 1 - (1 - s^6)^10, which is 0.999 at 0.9. The first few texts of a band are compared
+exactly: no pair below the threshold is ever taken for one, a few above it are overlooked. Work and
+memory grow with the number of texts kept, one or two kilobytes each. Nothing is drawn at random:
+the same texts in the same order lose the same.
 """
 
 import hashlib
@@ -16,7 +17,8 @@ import numpy as np
 from data_pipelines.captions.cleaning import normal_form
 from noise2music.errors import UserError
 
-_BANDS, _ROWS = 8, 8
+_BANDS, _ROWS = 10, 6
+_MOST_COMPARED = 4  # of a band, or texts of one pattern would make the work quadratic
 _LEAST_WORDS = 5  # of shorter texts a single other word is another meaning
 
 _CONSTANTS = np.frombuffer(
@@ -34,7 +36,7 @@ class Duplicates:
     self._similarity = similarity
     self._exact: set[bytes] = set()
     self._pairs: list[np.ndarray] = []
-    self._bands: list[dict[bytes, int]] = [{} for _ in range(_BANDS)]
+    self._bands: list[dict[bytes, tuple[int, ...]]] = [{} for _ in range(_BANDS)]
 
   def add(self, text: str) -> str | None:
     """Why the text is a duplicate of one before it, or None where it is new and now remembered."""
@@ -55,11 +57,14 @@ class Duplicates:
     hashes = (pairs[:, None].astype(np.uint64) * _FACTORS + _OFFSETS) >> np.uint64(32)
     signature = hashes.min(axis=0).astype(np.uint32).reshape(_BANDS, _ROWS)
     keys = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in signature]
-    candidates = {band[key] for band, key in zip(self._bands, keys, strict=True) if key in band}
+    slots = list(zip(self._bands, keys, strict=True))
+    candidates = sorted({index for band, key in slots for index in band.get(key, ())})
     if any(_jaccard(pairs, self._pairs[index]) >= self._similarity for index in candidates):
       return True
-    for band, key in zip(self._bands, keys, strict=True):
-      band.setdefault(key, len(self._pairs))
+    for band, key in slots:
+      known = band.get(key, ())
+      if len(known) < _MOST_COMPARED:
+        band[key] = (*known, len(self._pairs))
     self._pairs.append(pairs)
     return False
 

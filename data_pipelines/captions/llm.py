@@ -172,6 +172,9 @@ class _Asker:
       if not self.budget.reserve(most):
         reason = f"the limit is reached; before that: {reason}" if attempt else ""
         break
+      if self.chat.stopped:  # while it waited for room
+        self.budget.settle(most, Spent())
+        break
       used, wait = Spent(requests=1), None
       try:
         reply = self.chat.attempt(body)

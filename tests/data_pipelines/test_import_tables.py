@@ -235,7 +235,7 @@ def test_fma_has_three_header_rows_and_licences_of_its_own(tmp_path):
     FmaImporter(subset="full")
   write(root / "tracks.csv", "track_id,title\n")
   with pytest.raises(UserError, match=r"give the tracks\.csv of FMA"):
-    import_dataset(root, out_dir=tmp_path / "none")
+    import_dataset(root, out_dir=tmp_path / "none", importer=FmaImporter())
 
 
 def test_jamendo_tags_are_all_the_cells_that_remain(tmp_path):
@@ -285,6 +285,14 @@ def test_audio_is_never_looked_for_outside_the_folder(tmp_path):
   write(root / "annotations_final.csv", "clip_id\tguitar\tmp3_path\n1\t1\t../secret.mp3\n")
   with pytest.raises(UserError, match=r"there is no audio of \.\./secret"):
     import_dataset(root, out_dir=tmp_path / "out")
+
+
+def test_tables_of_ones_own_are_no_data_set(tmp_path):
+  tone(tmp_path / "a.wav")
+  write(tmp_path / "tracks.csv", "track,title\na,b\n")
+  write(tmp_path / "spare.tar", b"")
+  clips, _, _ = run(tmp_path, tmp_path / "out")
+  assert list(clips) == ["a.wav"]
 
 
 def test_metadata_is_for_layouts_with_a_table(tmp_path, capsys):

@@ -119,7 +119,7 @@ class WebDatasetImporter:
 
 
 def read_members(path: Path) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]] | Problem]:
-  """Regular members with the archive set to their first byte, in the archive's order.
+  """Regular members with the file set to their first byte, in the archive's order.
 
   After damage the reading goes on at the next intact header; the bytes between are one Problem, as
   are links, devices and sparse members. Folders are passed over.
@@ -127,28 +127,26 @@ def read_members(path: Path) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]] | Pro
   try:
     with open(path, "rb") as file:
       size = os.fstat(file.fileno()).st_size
-      archive = _open(path, file)
-      expected = 0
+      archive, expected = _open(file, at=0, size=size), 0
       while True:
-        try:
-          member = archive.next()
-        except (tarfile.TarError, ValueError, OSError, OverflowError):
-          member = None  # cut off, or damaged to the end
+        member, archive = _next(file, archive, expected=expected, size=size)
         begin = size if member is None else member.offset
         if _written(file, expected, begin):
           reason = f"the bytes {expected} to {begin} are damaged; the members in them are lost"
           yield Problem(path=str(path), reason=reason)
+        elif member is None and size - expected < _BLOCK:
+          reason = "the archive has no end; it may have been cut off"
+          yield Problem(path=str(path), reason=reason, status=NOTED)
         if member is None:
           return
-        blocks = -(-member.size // _BLOCK) if member.isreg() else 0
-        expected = member.offset_data + blocks * _BLOCK
-        archive.members.clear()  # or they all stay in memory
+        expected = member.offset_data
+        if member.isreg():
+          expected += -(-member.size // _BLOCK) * _BLOCK
         place = f"{path}:{member.name}"
+        if member.isreg() and member.offset_data + member.size > size:
+          yield Problem(path=place, reason="the archive ends within this member")
+          return
         if member.isreg() and not member.issparse():
-          if member.offset_data + member.size > size:
-            yield Problem(path=place, reason="the archive ends within this member")
-            expected = size
-            continue
           file.seek(member.offset_data)
           yield member, file
         elif not member.isdir():
@@ -157,12 +155,35 @@ def read_members(path: Path) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]] | Pro
     yield Problem(path=str(path), reason=describe_error(error))
 
 
-def _open(path: Path, file: IO[bytes]) -> tarfile.TarFile:
-  try:
-    # Without ignore_zeros a damaged header would pass for the end of the archive.
-    return tarfile.open(fileobj=file, mode="r:", ignore_zeros=True, errors="surrogateescape")
-  except tarfile.TarError as error:
-    raise UserError(f"{path} is no tar archive ({error}); unpack .tar.gz files first") from error
+def _open(file: IO[bytes], *, at: int, size: int) -> tarfile.TarFile | None:
+  """The archive from the first header at `at` or behind it that can be read, None without any."""
+  while at < size:
+    file.seek(at)
+    try:
+      # Without ignore_zeros a damaged header would pass for the end of the archive.
+      return tarfile.open(fileobj=file, mode="r:", ignore_zeros=True, errors="surrogateescape")
+    except (tarfile.TarError, ValueError, OverflowError):
+      at += _BLOCK
+  return None
+
+
+def _next(
+  file: IO[bytes], archive: tarfile.TarFile | None, *, expected: int, size: int
+) -> tuple[tarfile.TarInfo | None, tarfile.TarFile | None]:
+  """The next member with the archive that goes on behind it; None at the end."""
+  while archive is not None:
+    at = archive.offset
+    try:
+      member = archive.next()
+    except (tarfile.TarError, ValueError, OverflowError):
+      archive = _open(file, at=max(at, expected) + _BLOCK, size=size)
+      continue
+    archive.members.clear()  # or they all stay in memory
+    if member is None or (member.size >= 0 and member.offset >= expected):
+      return member, archive
+    # A size below zero would lead backwards, and around for ever.
+    archive = _open(file, at=max(member.offset, expected) + _BLOCK, size=size)
+  return None, None
 
 
 def _written(file: IO[bytes], begin: int, end: int) -> bool:

@@ -115,6 +115,42 @@ def test_a_damaged_member_is_lost_alone(tmp_path, sound):
   assert not list((tmp_path / "unpacked").rglob("*.part"))
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_damaged_long_name_is_lost_alone(tmp_path, sound, first):
+  names = ["é" * 60 + ".wav", "1.wav"][:: 1 if first == 0 else -1]
+  path = shard(tmp_path / "a.tar", [*((name, sound(200)) for name in names), ("2.wav", sound(300))])
+  with tarfile.open(path) as archive:
+    long = next(member for member in archive if member.name.startswith("é"))
+  raw = bytearray(path.read_bytes())
+  raw[long.offset_data - 512 + 3] ^= 0xFF  # the header behind that of the name
+  path.write_bytes(raw)
+  clips, report, _ = run(path, tmp_path / "out", importer=unpacking(tmp_path))
+  assert list(clips) == ["a/1.wav", "a/2.wav"]
+  assert ["damaged" in line["reason"] for line in report] == [True]
+
+
+def test_a_size_below_zero_does_not_lead_backwards(tmp_path, sound):
+  path = shard(tmp_path / "a.tar", [("0.wav", sound(200)), ("1.wav", sound(300))])
+  raw = bytearray(path.read_bytes())
+  raw[124:136] = b"\xff" * 10 + b"\xfc\x00"  # -1024 in base 256
+  raw[148:156] = b" " * 8
+  raw[148:156] = b"%06o\0 " % sum(raw[:512])
+  path.write_bytes(raw)
+  clips, report, _ = run(path, tmp_path / "out", importer=unpacking(tmp_path))
+  assert list(clips) == ["a/1.wav"]
+  assert len(report) == 1
+
+
+def test_an_archive_without_an_end_is_noted(tmp_path, sound):
+  path = shard(tmp_path / "a.tar", [("0.wav", sound(200)), ("1.wav", sound(300))])
+  with tarfile.open(path) as archive:
+    second = archive.getmembers()[1].offset
+  path.write_bytes(path.read_bytes()[:second])
+  clips, report, _ = run(path, tmp_path / "out", importer=unpacking(tmp_path))
+  assert list(clips) == ["a/0.wav"]
+  assert [line["status"] for line in report] == ["noted"]
+
+
 def test_sizes_are_checked_before_anything_is_written(tmp_path, sound):
   path = shard(tmp_path / "a.tar", [("1.wav", sound(200)), ("big.wav", bytes(5000)),
                                     ("1.txt", b"x" * ((1 << 20) + 1))])  # fmt: skip

@@ -12,7 +12,7 @@ from data_pipelines.captions.llm import Ask, make_llm_list
 from data_pipelines.captions.prompts import Prompt, read_prompt
 from data_pipelines.captions.refine import SHORT_RULES, Rules
 from data_pipelines.captions.spending import Limits
-from data_pipelines.captions.written import plain, rated
+from data_pipelines.captions.written import is_musiccaps, plain, rated
 from data_pipelines.manifest import LONG, SHORT
 from data_pipelines.parallel import terminal_progress
 
@@ -101,6 +101,12 @@ def _text(args: argparse.Namespace) -> int:
 
 def _rater(args: argparse.Namespace) -> int:
   table = Path(args.table)
+  if args.kind == LONG and args.split != "train" and is_musiccaps(table):
+    print(
+      "note: a model that is trained with these captions cannot be judged by MusicCaps, whose "
+      "own they are",
+      file=sys.stderr,
+    )
   texts = rated(table, kind=args.kind, column=args.column, split=args.split)
   rules = _rules(args)
   print(write_list(args.out, texts, rules=rules, source=table.name, progress=terminal_progress))

@@ -6,12 +6,13 @@ that was answered. What got no answer stands in `NAME.failed.jsonl` and is asked
 """
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from data_pipelines.captions.replies import Replies, request_key
 from data_pipelines.captions.spending import Budget, Limits, Spent
 from data_pipelines.ingest_local import Stopped
 from data_pipelines.manifest import write_json_lines
-from data_pipelines.parallel import Progress, no_progress, ordered_map
+from data_pipelines.parallel import Advance, Progress, no_progress, ordered_map
 from noise2music.errors import UserError
 
 ANSWERED, KNOWN, FAILED, NOT_ASKED = "answered", "known before", "failed", "not asked"
@@ -107,7 +108,8 @@ def make_llm_list(
 ) -> LlmSummary:
   """Asks for captions of the songs in a table and writes a vocabulary of them to `out`.
 
-  Raises UserError where nothing at all could be made, `Stopped` on Ctrl-C; replies are kept.
+  What ended the run early is the summary's `error`; all that was made before is kept and written.
+  Raises UserError for input of which nothing can be asked, `Stopped` on Ctrl-C.
   """
   path = list_path(out)
   rows = list(read_songs(songs))
@@ -122,9 +124,9 @@ def make_llm_list(
     run = _Run(asker=asker, rows=rows, stop=stop, progress=progress)
     written = None
     try:
-      texts = run.texts()
       made = {"model": ask.model, "prompt_sha256": _digest(ask.prompt), "songs": str(songs)}
-      written = write_list(path, texts, rules=rules, source=ask.model, about=made)
+      with contextlib.closing(run.texts()) as texts:
+        written = write_list(path, texts, rules=rules, source=ask.model, about=made)
     except KeyboardInterrupt:
       raise Stopped(
         f"stopped; {len(replies)} replies are kept in {replies_path}: run the same command to go on"
@@ -203,7 +205,7 @@ class _Run:
   def __init__(
     self,
     *,
-    asker: Callable[[Song], Answer],
+    asker: "_Asker",
     rows: Sequence[Song | Dropped],
     stop: threading.Event,
     progress: Progress,
@@ -218,30 +220,34 @@ class _Run:
     for row in self._rows:
       if isinstance(row, Dropped):
         self._fail(row.place, f"{row.reason} {row.detail}".strip(), status="unusable rows")
-    in_a_row = 0
     try:
       with self._progress("captions", float(len(songs)), 0.0) as advance:
-        answers = ordered_map(
-          self._asker, songs, workers=self._asker.ask.concurrency, on_stop=self._stop.set
-        )
-        for answer in answers:
-          advance(1.0)
-          in_a_row = in_a_row + 1 if answer.status == FAILED else 0
-          if answer.reply is not None:
-            self.counts[answer.status] += 1
-            yield from raw_texts(answer.song, answer.reply)
-          elif answer.status == FAILED:
-            self._fail(answer.song.place, answer.reason, status=FAILED)
-          else:
-            self.counts[answer.status] += 1
-          if in_a_row == _GIVE_UP_AFTER:
-            raise UserError(
-              f"{in_a_row} songs in a row got no reply, the last because of {answer.reason}; "
-              "mend that and run the same command to go on"
-            )
+        yield from self._answered(songs, advance)
     except UserError as error:
       self.error = error
-    self.counts[NOT_ASKED] += len(self._rows) - self.counts.total()
+    finally:
+      self.counts[NOT_ASKED] += len(self._rows) - self.counts.total()
+
+  def _answered(self, songs: Sequence[Song], advance: Advance) -> Iterator[Raw | Dropped]:
+    in_a_row = 0
+    answers = ordered_map(
+      self._asker, songs, workers=self._asker.ask.concurrency, on_stop=self._stop.set
+    )
+    with contextlib.closing(answers):  # now, not when the last reference to it happens to go
+      for answer in answers:
+        advance(1.0)
+        in_a_row = in_a_row + 1 if answer.status == FAILED else 0
+        if answer.status == FAILED:
+          self._fail(answer.song.place, answer.reason, status=FAILED)
+        else:
+          self.counts[answer.status] += 1
+        if answer.reply is not None:
+          yield from raw_texts(answer.song, answer.reply)
+        if in_a_row == _GIVE_UP_AFTER:
+          raise UserError(
+            f"{in_a_row} songs in a row got no reply, the last because of {answer.reason}; "
+            "mend that and run the same command to go on"
+          )
 
   def _fail(self, place: str, reason: str, *, status: str) -> None:
     self.counts[status] += 1

@@ -27,7 +27,7 @@ def rated(
   clips), so that a vocabulary need not know the clips that a model is judged by.
   """
   column = column or (CAPTION if kind == LONG else ASPECTS)
-  if _is_musiccaps(path) and column in (CAPTION, ASPECTS):
+  if is_musiccaps(path) and column in (CAPTION, ASPECTS):
     yield from _of_musiccaps(path, column=column, split=split)
     return
   if split:
@@ -80,7 +80,8 @@ def _lines(file, *, path: Path) -> Iterator[Raw | Dropped]:
       yield Raw(place=place, text=text)
 
 
-def _is_musiccaps(path: Path) -> bool:
+def is_musiccaps(path: Path) -> bool:
+  """Whether the table has MusicCaps's columns. Raises UserError where it cannot be read."""
   first = next(read_cells(path, delimiter=table_delimiter(path)), None)
   cells = () if first is None or isinstance(first, Problem) else first[1]
   return {"ytid", "start_s", CAPTION, ASPECTS} <= {cell.strip().lower() for cell in cells}

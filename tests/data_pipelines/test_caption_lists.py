@@ -193,7 +193,9 @@ def test_raters_of_musiccaps(tmp_path, capsys):
   table.write_text(MUSICCAPS.replace('"singer\'s choice"', '""singer\'s choice""'))
   out = tmp_path / "rater.txt"
   assert command.main(["captions", "rater", str(table), "--out", str(out)]) == 0
-  assert "1 long captions of 4 texts; 3 dropped\n  3 fewer than 3 words" in capsys.readouterr().out
+  said = capsys.readouterr()
+  assert "1 long captions of 4 texts; 3 dropped\n  3 fewer than 3 words" in said.out
+  assert "cannot be judged by MusicCaps" in said.err
   assert read_list(out).captions == ("It is slow, and sad.",)
   few = ["--least-words", "1"]
   command.main(["captions", "rater", str(table), "--out", str(out), *few])

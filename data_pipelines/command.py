@@ -1,4 +1,4 @@
-"""`n2m data import | check | cut | vocabulary | shards`: options and printing around the work.
+"""`n2m data import | check | cut | captions | vocabulary | shards`: options and printing.
 
 `n2m data embed` is of the family, and lives in `launch/embed.py`: it runs a text encoder.
 """
@@ -7,8 +7,10 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from data_pipelines.captions.command import add_captions
 from data_pipelines.captions.vocabulary import SIZE, SPLIT, train_vocabulary
 from data_pipelines.check import check_manifest
 from data_pipelines.importers.folder import FolderImporter
@@ -60,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
   _add_import(commands)
   _add_check(commands)
   _add_cut(commands)
+  add_captions(commands)
   _add_vocabulary(commands)
   _add_shards(commands)
   return parser
@@ -79,9 +82,10 @@ def _add_import(commands) -> None:
   parser = _add(
     commands, "import", _import, help="write a manifest for a folder of music, with any texts"
   )
-  parser.add_argument("source", help="folder, metadata.csv or .jsonl, or data.jsonl(.gz)")
+  parser.add_argument("source", help="folder of music, a data set's table beside it, or .tar")
   parser.add_argument("--out", required=True, help="folder for manifest.jsonl and report.jsonl")
   parser.add_argument("--layout", choices=sorted(LAYOUTS), help="found out where left out")
+  parser.add_argument("--metadata", help="a data set's table, where it does not lie in the folder")
   parser.add_argument("--titles", action="store_true", help="file names are titles (plain folders)")
   parser.add_argument("--license", help="for files that name none")
   parser.add_argument("--validation-percent", type=float, help="share of the files")
@@ -90,6 +94,10 @@ def _add_import(commands) -> None:
 
 def _import(args: argparse.Namespace) -> int:
   importer = LAYOUTS[args.layout]() if args.layout else detect_layout(args.source)
+  if args.metadata:
+    if not hasattr(importer, "metadata"):
+      raise UserError("--metadata is for layouts with a table; leave it out or add --layout")
+    importer = dataclasses.replace(importer, metadata=Path(args.metadata))
   if args.titles:
     if not isinstance(importer, FolderImporter):
       raise UserError("--titles is for plain folders; leave it out or add --layout folder")

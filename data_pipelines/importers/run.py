@@ -10,8 +10,15 @@ from pathlib import Path
 
 from data_pipelines.importers.audiocraft import AudiocraftImporter, data_files
 from data_pipelines.importers.audiofolder import AudioFolderImporter, is_metadata, metadata_files
+from data_pipelines.importers.audioset import AudioSetImporter
+from data_pipelines.importers.fma import FmaImporter
 from data_pipelines.importers.folder import FolderImporter
-from data_pipelines.importers.found import Found, Importer
+from data_pipelines.importers.found import Found, Importer, audio_files
+from data_pipelines.importers.jamendo import JamendoImporter, SongDescriberImporter
+from data_pipelines.importers.joined import is_named
+from data_pipelines.importers.magnatagatune import MagnaTagATuneImporter
+from data_pipelines.importers.musiccaps import MusicCapsImporter
+from data_pipelines.importers.webdataset import WebDatasetImporter
 from data_pipelines.manifest import (
   MANIFEST_NAME,
   Clip,
@@ -33,10 +40,22 @@ from data_pipelines.splits import HashSplits
 from noise2music.audio.wav_io import AUDIO_SUFFIXES, probe
 from noise2music.errors import UserError
 
+# Data sets whose rows are joined with a folder of audio; known by the names of their tables.
+TABLED = {
+  "audioset": AudioSetImporter,
+  "fma": FmaImporter,
+  "jamendo": JamendoImporter,
+  "magnatagatune": MagnaTagATuneImporter,
+  "musiccaps": MusicCapsImporter,
+  "songdescriber": SongDescriberImporter,
+}
+_MARKS = {"audioset": b"# YTID", "fma": b",set,"}  # at the top of tables whose names others use
 LAYOUTS = {
   "folder": FolderImporter,
   "audiofolder": AudioFolderImporter,
   "audiocraft": AudiocraftImporter,
+  "webdataset": WebDatasetImporter,
+  **TABLED,
 }
 
 
@@ -83,11 +102,14 @@ def import_dataset(
 
   source: a folder, a metadata.csv or .jsonl, or a data.jsonl(.gz). importer: the layout, None looks
   at what is there. splits: for files whose split nobody gave. license: for files without one.
-  Audio stays where it is; headers are read and every file is hashed. Files with equal bytes are
-  noted and share the first one's split. Raises UserError when there is no audio at all.
+  Audio stays where it is, but for that of archives, which goes to `out_dir/unpacked`; headers are
+  read and every file is hashed. Files with equal bytes are noted and share the first one's split.
+  Raises UserError when there is no audio at all.
   """
   source, out_dir = Path(source), Path(out_dir)
   importer = importer or detect_layout(source)
+  if isinstance(importer, WebDatasetImporter) and importer.unpack_to is None:
+    importer = dataclasses.replace(importer, unpack_to=out_dir / "unpacked")
   root = source.parent if source.is_file() and isinstance(importer, AudioFolderImporter) else source
   problems: list[Problem] = []
   items = _without_problems(importer(root), problems)
@@ -116,7 +138,14 @@ def import_dataset(
 def detect_layout(source: str | os.PathLike) -> Importer:
   """The importer that fits what lies at `source`. Raises UserError when nothing does."""
   source = Path(source)
+  around = sorted(source.iterdir()) if source.is_dir() else [source]
+  for name, importer in TABLED.items():
+    mark = _MARKS.get(name, b"")
+    if any(is_named(path, importer.TABLES) and _has(path, mark) for path in around):
+      return importer()
   if source.is_file():
+    if is_named(source, (WebDatasetImporter.SHARDS,)):
+      return WebDatasetImporter()
     if source.suffix.lower() in AUDIO_SUFFIXES:
       raise UserError(f"{source} is one audio file; give the folder that holds it")
     if source.suffix.lower() != ".csv" and not source.name.endswith((".jsonl", ".jsonl.gz")):
@@ -131,7 +160,19 @@ def detect_layout(source: str | os.PathLike) -> Importer:
     raise UserError(f"there is no folder {source}; check the spelling of the path")
   if next(metadata_files(source), None):
     return AudioFolderImporter()
-  return AudiocraftImporter() if next(data_files(source), None) else FolderImporter()
+  if next(data_files(source), None):
+    return AudiocraftImporter()
+  # An archive among music is left alone; a folder of archives is a data set.
+  if any(is_named(path, (WebDatasetImporter.SHARDS,)) for path in around) and not any(
+    isinstance(path, Path) for path in audio_files(source)
+  ):
+    return WebDatasetImporter()
+  return FolderImporter()
+
+
+def _has(table: Path, mark: bytes) -> bool:
+  with open(table, "rb") as file:
+    return mark in file.read(1 << 14)
 
 
 def file_sha256(path: str | os.PathLike) -> str:

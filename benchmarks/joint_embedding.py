@@ -2,8 +2,8 @@
 
   python -m benchmarks.joint_embedding --out runs/joint > benchmarks/joint_embedding.json
 
-Renders the music, makes a vocabulary of its captions, trains by `python -m launch.train` (minutes on
-two cores, and goes on where it was stopped), then asks with one caption a test clip for that clip.
+Renders the music, makes a vocabulary of its captions, trains by `python -m launch.train` (minutes
+on two cores, and goes on where it was stopped), then asks with a caption of each test clip for it.
 Floor: captions of other clips, and towers that were not trained. Ceiling: one who knows of every
 clip which of the facts that the caption tells are true of it, and no more.
 """

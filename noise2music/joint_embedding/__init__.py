@@ -1,0 +1,1 @@
+"""Music and text in one space: a clip and a sentence that describes it have a high cosine."""

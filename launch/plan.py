@@ -30,9 +30,7 @@ def main(argv: Sequence[str]) -> int:
   )
   parser.add_argument("--topology", required=True, metavar="CHIP:SIZE", help="listed below")
   parser.add_argument("--slices", type=int, default=1, metavar="N", help="slices of that size")
-  parser.add_argument(
-    "--clips", type=int, default=4, metavar="N", help="at once; %(default)s"
-  )
+  parser.add_argument("--clips", type=int, default=4, metavar="N", help="at once; %(default)s")
   parser.add_argument(
     "--clip_seconds", type=float, default=29.44, metavar="S", help="of a clip; %(default)s"
   )

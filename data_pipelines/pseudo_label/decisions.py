@@ -39,9 +39,7 @@ class Decisions:
   def of_clip(self, clip: str, *, vocabulary: str) -> tuple[list[str], set[str]]:
     """(accepted texts in their order, rejected texts) of a clip in a vocabulary."""
     mine = [
-      (text, what)
-      for text, what, where in self._by_clip.get(clip, ())
-      if where in ("", vocabulary)
+      (text, what) for text, what, where in self._by_clip.get(clip, ()) if where in ("", vocabulary)
     ]
     accepted = [text for text, what in mine if what == ACCEPT]
     return accepted, {text for text, what in mine if what == REJECT}

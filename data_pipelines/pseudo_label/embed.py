@@ -91,8 +91,7 @@ def store_captions(
 ) -> Store:
   """The vectors of a vocabulary, kept in `folder`."""
   items = [
-    Item(id=name, what=text)
-    for name, text in zip(vocabulary.ids, vocabulary.captions, strict=True)
+    Item(id=name, what=text) for name, text in zip(vocabulary.ids, vocabulary.captions, strict=True)
   ]
   return fill_store(
     folder,

@@ -77,7 +77,9 @@ class Precomputed:
     except UserError:
       raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-      raise UserError(f"{self.path} is no .npz that can be read ({error}): make it again") from error
+      raise UserError(
+        f"{self.path} is no .npz that can be read ({error}): make it again"
+      ) from error
     width = arrays["text_vectors"].shape[-1]
     for ids, vectors in (("clip_ids", "clip_vectors"), ("texts", "text_vectors")):
       arrays[vectors] = check_vectors(

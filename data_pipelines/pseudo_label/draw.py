@@ -43,6 +43,15 @@ class Found:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Wanted:
+  """Of a vocabulary: its name and kind, and how many labels a clip gets from it."""
+
+  name: str
+  kind: str
+  labels: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Label:
   """A line of labels.jsonl.
 
@@ -74,40 +83,46 @@ def frequencies(found: Iterable[Found]) -> Counter[str]:
 
 def draw_labels(
   clip: str,
-  found: Found,
+  found: Mapping[str, Found],
+  frequency: Mapping[str, Mapping[str, int]],
   *,
-  frequency: Mapping[str, int],
-  count: int,
+  wanted: Iterable[Wanted],
   seed: int,
-  kind: str,
-  vocabulary: str,
   encoder: str,
 ) -> list[Label]:
-  """All accepted labels, then drawn ones until there are `count`; by rank, accepted ones first."""
-  accepted = dict(found.accepted)
-  open_to_chance = sorted(
-    (key(seed, clip, vocabulary, text) * max(1, frequency.get(text, 0)), text)
-    for text, _ in found.candidates
-    if text not in accepted
-  )
-  drawn = {text for _, text in open_to_chance[: max(0, count - len(accepted))]}
-  ranks = {text: rank for rank, (text, _) in enumerate(found.candidates, start=1)}
-  given = [*found.accepted, *(pair for pair in found.candidates if pair[0] in drawn)]
-  return [
-    Label(
-      clip=clip,
-      text=text,
-      kind=kind,
-      vocabulary=vocabulary,
-      rank=ranks.get(text),
-      score=score,
-      margin=None if found.beyond is None else round(score - found.beyond, 6),
-      frequency=frequency.get(text, 0),
-      encoder=encoder,
-      given_by="decision" if text in accepted else "draw",
+  """The labels of a clip, vocabulary by vocabulary.
+
+  found, frequency: by vocabulary. encoder: fingerprint. All accepted labels are given, then drawn
+  ones until there are as many as wanted; accepted ones come first, then the others by rank.
+  """
+  out = []
+  for one in wanted:
+    mine, often = found[one.name], frequency[one.name]
+    accepted = dict(mine.accepted)
+    keys = sorted(
+      (key(seed, clip, one.name, text) * max(1, often.get(text, 0)), text)
+      for text, _ in mine.candidates
+      if text not in accepted
     )
-    for text, score in given
-  ]
+    drawn = {text for _, text in keys[: max(0, one.labels - len(accepted))]}
+    ranks = {text: rank for rank, (text, _) in enumerate(mine.candidates, start=1)}
+    given = [*mine.accepted, *(pair for pair in mine.candidates if pair[0] in drawn)]
+    out += [
+      Label(
+        clip=clip,
+        text=text,
+        kind=one.kind,
+        vocabulary=one.name,
+        rank=ranks.get(text),
+        score=score,
+        margin=None if mine.beyond is None else round(score - mine.beyond, 6),
+        frequency=often.get(text, 0),
+        encoder=encoder,
+        given_by="decision" if text in accepted else "draw",
+      )
+      for text, score in given
+    ]
+  return out
 
 
 def key(seed: int, clip: str, vocabulary: str, text: str) -> float:

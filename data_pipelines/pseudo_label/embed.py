@@ -33,8 +33,8 @@ def embed_clips(
 ) -> list[np.ndarray | str]:
   """For each clip its vector float32 [width], or why it has none.
 
-  One clip that an encoder cannot take does not cost the others of its batch. Raises EncoderError
-  where it takes none of several.
+  One clip that an encoder cannot take does not cost the others of its batch. Raises UserError for
+  an encoder that does not take a second of noise either, and so is broken.
   """
   if isinstance(encoder, Precomputed):
     missing = "has no vector: add its id to the .npz of the encoder"
@@ -114,20 +114,22 @@ def _vectors(encoder: AudioTextEncoder, clips: list[np.ndarray]) -> list[np.ndar
 
   try:
     return list(embed(clips))
-  except Exception as error:  # an encoder is anybody's code: the clip that upsets it is sought
-    if len(clips) == 1:
-      return [describe_error(error)]
-    whole = error
-  out: list[np.ndarray | str] = []
-  for clip in clips:
-    try:
-      out.append(embed([clip])[0])
-    except Exception as error:
-      out.append(describe_error(error))
+  except Exception:  # an encoder is anybody's code: the clip that upsets it is sought
+    out = []
+    for clip in clips:
+      try:
+        out.append(embed([clip])[0])
+      except Exception as error:
+        out.append(describe_error(error))
+  # Whether a clip is to blame must not hang on its neighbours, so the encoder itself is asked.
   if all(isinstance(vector, str) for vector in out):
-    if isinstance(whole, UserError):
-      raise whole
-    raise EncoderError(f"the encoder takes no clip ({whole}): mend it") from whole
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, encoder.sample_rate_hz)
+    try:
+      embed([noise.astype(np.float32)])
+    except UserError:
+      raise
+    except Exception as error:
+      raise EncoderError(f"the encoder takes no clip ({describe_error(error)}): mend it") from error
   return out
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from data_pipelines.manifest import Clip, ManifestError, manifest_path, scan_manifest
 from data_pipelines.parallel import Progress, no_progress
 from data_pipelines.pseudo_label.decisions import Decisions, read_decisions
-from data_pipelines.pseudo_label.draw import Found
+from data_pipelines.pseudo_label.draw import Found, Wanted
 from data_pipelines.pseudo_label.embed import Encoder, store_captions
 from data_pipelines.pseudo_label.search import Search, cosines
 from data_pipelines.pseudo_label.store import Store, open_store
@@ -134,6 +134,11 @@ class Shelf:
   @property
   def name(self) -> str:
     return self.vocabulary.name
+
+  @property
+  def wanted(self) -> Wanted:
+    vocabulary = self.vocabulary
+    return Wanted(name=vocabulary.name, kind=vocabulary.kind, labels=vocabulary.labels)
 
 
 def read_vocabularies(job: LabelJob) -> list[Vocabulary]:

@@ -107,9 +107,14 @@ def label_dataset(
   if len(clips):
     write_json_lines(job.out / CANDIDATES, candidates())
 
+  wanted = [shelf.wanted for shelf in shelves]
+
   def labels() -> Iterator[tuple[str, list[Label]]]:
     for clip, found in read_candidates(job.out / CANDIDATES):
-      yield clip, draw(clip, found, counts, shelves=shelves, job=job, encoder=encoder.fingerprint)
+      yield (
+        clip,
+        draw_labels(clip, found, counts, wanted=wanted, seed=job.seed, encoder=encoder.fingerprint),
+      )
 
   return finish(
     plan,
@@ -120,32 +125,6 @@ def label_dataset(
     shelves=shelves,
     encoder=encoder.fingerprint,
   )
-
-
-def draw(
-  clip: str,
-  found: Mapping[str, Found],
-  frequency: Frequencies,
-  *,
-  shelves: Iterable[Shelf],
-  job: LabelJob,
-  encoder: str,
-) -> list[Label]:
-  """The labels of a clip, vocabulary by vocabulary."""
-  return [
-    label
-    for shelf in shelves
-    for label in draw_labels(
-      clip,
-      found[shelf.name],
-      frequency=frequency[shelf.name],
-      count=shelf.vocabulary.labels,
-      seed=job.seed,
-      kind=shelf.vocabulary.kind,
-      vocabulary=shelf.name,
-      encoder=encoder,
-    )
-  ]
 
 
 def candidate_record(clip: str, vocabulary: str, found: Found) -> dict[str, Any]:

@@ -1,0 +1,82 @@
+import json
+
+import pytest
+from tiny_encoder import load_tiny, long_captions, write_music, write_vocabulary
+
+pytest.importorskip("apache_beam", reason="needs noise2music[beam]")
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing.util import assert_that, equal_to
+
+from data_pipelines.manifest import read_manifest
+from data_pipelines.pseudo_label.beam import DEAD, GOOD, EmbedClips, EncoderHandler, main
+from data_pipelines.pseudo_label.command import main as local_main
+from data_pipelines.pseudo_label.embed import clip_items
+
+OUTPUTS = ("labels.jsonl", "candidates.jsonl", "frequencies.jsonl", "dead_letters.jsonl")
+RUNNER = ["--runner=DirectRunner", "--direct_running_mode=in_memory"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("labels")
+  write_music(folder / "music", count=9)
+  write_vocabulary(folder / "llm.txt", long_captions(50), kind="long")
+  write_vocabulary(folder / "tags.txt", [f"tag {i}" for i in range(25)], kind="short")
+  decisions = [
+    {"decision": "reject", "clip": "clip-2", "text": "tag 3"},
+    {"decision": "accept", "clip": "clip-5", "text": "tag 7"},
+    {"decision": "ban", "phrase": "for choir"},
+  ]
+  (folder / "decisions.jsonl").write_text("\n".join(map(json.dumps, decisions)))
+  return folder
+
+
+def options(folder, out, *more) -> list[str]:
+  vocabularies = [f"--vocabulary={folder / 'llm.txt'}", f"--vocabulary={folder / 'tags.txt'}:6"]
+  decisions = f"--decisions={folder / 'decisions.jsonl'}"
+  out, encoder = f"--out={out}", "--encoder=0"
+  return [str(folder / "music"), out, encoder, *vocabularies, decisions, *more]
+
+
+@pytest.fixture(scope="module")
+def local(folder):
+  assert local_main(["run", *options(folder, folder / "local")], load=load_tiny) == 0
+  return folder / "local"
+
+
+def check_same(out, local) -> None:
+  for name in OUTPUTS:
+    assert (out / name).read_bytes() == (local / name).read_bytes(), name
+  assert list(read_manifest(out / "manifest.jsonl")) == list(
+    read_manifest(local / "manifest.jsonl")
+  )
+  assert json.loads((out / "run.json").read_text()) == json.loads((local / "run.json").read_text())
+
+
+def test_beam_gives_the_bytes_of_the_local_run(folder, local, tmp_path, capsys):
+  out = tmp_path / "beam"
+  for _ in range(2):  # a second run starts from what lies there
+    assert main(options(folder, out, *RUNNER), load=load_tiny) == 0
+    assert "9 of 12 clips labelled: llm 27, tags 54" in capsys.readouterr().out
+    check_same(out, local)
+
+
+def test_a_poisoned_clip_ends_among_the_dead_letters(folder, local):
+  dead = [json.loads(line) for line in (local / "dead_letters.jsonl").read_text().splitlines()]
+  assert {line["id"] for line in dead} == {"words", "silent", "missing"}
+  items = clip_items(read_manifest(folder / "music/manifest.jsonl"), folder=folder / "music")
+  with beam.Pipeline(options=PipelineOptions(RUNNER)) as pipeline:
+    handler = EncoderHandler("0", load=load_tiny)
+    out = pipeline | beam.Create(items) | EmbedClips(handler)
+    assert_that(out[DEAD], equal_to([(line["id"], line["reason"]) for line in dead]), label="dead")
+    good = out[GOOD] | beam.Map(lambda pair: (pair[0], pair[1].shape))
+    assert_that(good, equal_to([(f"clip-{i}", (16,)) for i in range(9)]), label="good")
+
+
+def test_bad_input_is_one_sentence(folder, tmp_path, capsys):
+  arguments = options(folder, tmp_path / "out")
+  arguments[0] = str(tmp_path / "none")
+  assert main(arguments, load=load_tiny) == 2
+  assert "there is no manifest" in capsys.readouterr().err

@@ -6,8 +6,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_pipelines.duplicates import DUPLICATES, Overlay, groups, near_pairs, verified
+from data_pipelines.manifest import manifest_path, read_manifest, write_json_lines
 from data_pipelines.parallel import terminal_progress
-from data_pipelines.pseudo_label.job import LabelJob, LoadEncoder
+from data_pipelines.pseudo_label.audit import Audit
+from data_pipelines.pseudo_label.embed import clip_items, store_clips
+from data_pipelines.pseudo_label.explain import HEADING, explain
+from data_pipelines.pseudo_label.job import CLIPS, EMBEDDINGS, LabelJob, LoadEncoder
 from data_pipelines.pseudo_label.run import label_dataset
 from noise2music.errors import Parser, UserError
 from noise2music.joint_embedding.load import load_encoder
@@ -88,6 +93,25 @@ def _parser() -> argparse.ArgumentParser:
   run = command("run", _run, "give each clip of a manifest its nearest captions")
   add_run_options(run)
   run.add_argument("--workers", type=int, help="threads that read; one a core where left out")
+
+  told = command("explain", _explain, "what lies near a clip, and why it became a label or not")
+  told.add_argument("clip", help="an audio file")
+  told.add_argument("--run", dest="folder", required=True, help="folder of n2m label run")
+
+  page = command("audit", _audit, "write one HTML page to listen to and judge labels by")
+  page.add_argument("--run", dest="folder", required=True, help="folder of n2m label run")
+  page.add_argument("--out", help="the page; RUN/audit.html where left out")
+  page.add_argument("--clips", type=int, default=Audit.clips, help="shown; %(default)s")
+  page.add_argument("--seed", type=int, default=Audit.seed, help="which; %(default)s")
+
+  twice = command("duplicates", _duplicates, "find recordings that are there twice")
+  twice.add_argument("source", help="manifest.jsonl or its folder")
+  twice.add_argument("--against", help="another manifest, as of an evaluation set")
+  twice.add_argument("--encoder", required=True, help="as of n2m label run")
+  twice.add_argument("--out", required=True, help=f"folder for {DUPLICATES}, and for vectors")
+  twice.add_argument("--cosine", type=float, default=Audit.cosine, help="of vectors; %(default)s")
+  help = "of the audio; %(default)s"
+  twice.add_argument("--correlation", type=float, default=Overlay.threshold, help=help)
   return parser
 
 
@@ -100,4 +124,45 @@ def _run(args: argparse.Namespace, load: LoadEncoder) -> int:
     job_from(args), load=load, workers=args.workers, progress=terminal_progress
   )
   print(summary)
+  return 0
+
+
+def _explain(args: argparse.Namespace, load: LoadEncoder) -> int:
+  vocabulary = None
+  for fate in explain(args.clip, run=args.folder, load=load):
+    if fate.vocabulary != vocabulary:
+      vocabulary = fate.vocabulary
+      print(f"{vocabulary}\n{HEADING}")
+    print(fate)
+  return 0
+
+
+def _audit(args: argparse.Namespace, load: LoadEncoder) -> int:
+  print(f"wrote {Audit(clips=args.clips, seed=args.seed).write(args.folder, args.out)}")
+  return 0
+
+
+def _duplicates(args: argparse.Namespace, load: LoadEncoder) -> int:
+  overlay, out = Overlay(threshold=args.correlation), Path(args.out)
+  encoder = load(_encoder(args.encoder))
+  stores, files = [], []
+  for name, source in ((CLIPS, args.source), ("against", args.against)):
+    if source is None:
+      continue
+    manifest = manifest_path(source)
+    items = clip_items(read_manifest(manifest), folder=manifest.parent)
+    store = store_clips(out / EMBEDDINGS / name, items, encoder=encoder, progress=terminal_progress)
+    paths = {item.id: item.what for item in items}
+    stores.append(store.rows(range(len(store))))
+    files.append([(clip, paths[clip]) for clip in store.ids])
+    for clip, reason in store.failed.items():
+      print(f"left out: {clip}: {reason}", file=sys.stderr)
+  pairs = near_pairs(*stores, cosine=args.cosine)
+  other = files[1] if args.against else None
+  found = list(verified(pairs, first=files[0], second=other, overlay=overlay))
+  write_json_lines(out / DUPLICATES, (one.to_json() for one in found))
+  print(f"{len(found)} of {len(pairs)} near pairs are one recording: {out / DUPLICATES}")
+  if not args.against:
+    spare = sum(len(group) - 1 for group in groups(found))
+    print(f"{spare} clips of {len(files[0])} could go, to leave one of each")
   return 0

@@ -14,13 +14,16 @@ _COMMAND = "command:"
 def load_encoder(name: str) -> AudioTextEncoder | Precomputed:
   """vectors.npz, `command:python my_encoder.py`, or the folder of a run that trained one.
 
-  Raises UserError for a name that is none of the three.
+  Raises UserError for a name that is none of the three, EncoderError for a command that fails.
   """
   if name.startswith(_COMMAND):
     try:
-      return ExternalCommand(command=tuple(shlex.split(name.removeprefix(_COMMAND))))
+      words = shlex.split(name.removeprefix(_COMMAND))
     except ValueError as error:
       raise UserError(f"the encoder {name!r} is no command line ({error}): mend it") from error
+    encoder = ExternalCommand(command=tuple(words))
+    _ = encoder.fingerprint  # a command that cannot run is refused now
+    return encoder
   path = Path(name)
   if path.is_file() and path.suffix == ".npz":
     return Precomputed(path=path)

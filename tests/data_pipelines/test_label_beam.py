@@ -1,4 +1,6 @@
 import json
+import os
+from pathlib import Path
 
 import pytest
 from tiny_encoder import load_tiny, long_captions, write_music, write_vocabulary
@@ -61,6 +63,22 @@ def test_beam_gives_the_bytes_of_the_local_run(folder, local, tmp_path, capsys):
     assert main(options(folder, out, *RUNNER), load=load_tiny) == 0
     assert "9 of 12 clips labelled: llm 27, tags 54" in capsys.readouterr().out
     check_same(out, local)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "runner",
+  [
+    ["--runner=DirectRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=2"],
+    ["--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK"],
+  ],
+  ids=["worker processes", "job service"],
+)
+def test_other_engines_give_the_same_bytes(folder, local, tmp_path, monkeypatch, runner):
+  roots = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+  monkeypatch.setenv("PYTHONPATH", os.pathsep.join(roots))  # for workers, which import the encoder
+  assert main(options(folder, tmp_path / "out", *runner), load=load_tiny) == 0
+  check_same(tmp_path / "out", local)
 
 
 def test_a_poisoned_clip_ends_among_the_dead_letters(folder, local):

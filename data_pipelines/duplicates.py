@@ -21,6 +21,8 @@ from noise2music.audio.wav_io import read_audio
 from noise2music.errors import UserError
 
 DUPLICATES = "duplicates.jsonl"
+COSINE = 0.98
+OnProblem = Callable[[str, str], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,9 @@ class Pair:
   first: int
   second: int
   cosine: float
+
+
+File = tuple[str, str]  # the id of a clip and the path of its audio
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,11 @@ class Duplicate:
 
   def to_json(self) -> dict[str, Any]:
     return dataclasses.asdict(self)
+
+  @property
+  def order(self) -> tuple[float, str, str]:
+    """To sort by: the nearest first."""
+    return -self.cosine, self.first, self.second
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,11 +111,42 @@ class Overlay:
     return best
 
 
+def find_duplicates(
+  files: Sequence[File],
+  vectors: np.ndarray,
+  *,
+  against: tuple[Sequence[File], np.ndarray] | None = None,
+  cosine: float = COSINE,
+  overlay: Overlay | None = None,
+  on_problem: OnProblem = lambda path, reason: None,
+) -> list[Duplicate]:
+  """Recordings that are there twice, the nearest first; whatever order the files came in.
+
+  vectors: float32 [files, width], rows of length 1. against: another set, to whose files alone
+  those of the first are compared. on_problem(path, reason): for a file that cannot be read.
+  """
+  files, vectors = _by_id(files, vectors)
+  others, other_vectors = _by_id(*against) if against is not None else (None, None)
+  found = verified(
+    near_pairs(vectors, other_vectors, cosine=cosine),
+    first=files,
+    second=others,
+    overlay=overlay,
+    on_problem=on_problem,
+  )
+  return sorted(found, key=lambda one: one.order)
+
+
+def _by_id(files: Sequence[File], vectors: np.ndarray) -> tuple[list[File], np.ndarray]:
+  order = sorted(range(len(files)), key=lambda row: files[row])
+  return [files[row] for row in order], vectors[order]
+
+
 def near_pairs(
   first: np.ndarray,
   second: np.ndarray | None = None,
   *,
-  cosine: float = 0.95,
+  cosine: float = COSINE,
   chunk: int = 4_096,
   most: int = 100_000,
 ) -> list[Pair]:
@@ -116,10 +157,9 @@ def near_pairs(
   """
   if not -1 < cosine <= 1:
     raise UserError(f"two vectors cannot have a cosine of {cosine:g}: give one above -1, up to 1")
-  pairs = heapq.nlargest(
+  return heapq.nlargest(
     most, _near(first, second, cosine, chunk), key=lambda p: (p.cosine, -p.first, -p.second)
   )
-  return pairs
 
 
 def _near(
@@ -129,20 +169,22 @@ def _near(
   for i in range(0, len(first), chunk):
     for j in range(i if second is None else 0, len(other), chunk):
       scores = first[i : i + chunk] @ other[j : j + chunk].T
-      # A copy of itself may come out a little below 1.
-      for a, b in np.argwhere(scores >= cosine - 1e-6):
+      # Their last digits hang on the shape of the product: float64 decides.
+      for a, b in np.argwhere(scores >= cosine - 1e-4):
         if second is not None or i + a < j + b:
-          score = round(min(1.0, float(scores[a, b])), 6)
-          yield Pair(first=int(i + a), second=int(j + b), cosine=score)
+          exact = first[i + a].astype(np.float64) * other[j + b].astype(np.float64)
+          score = round(min(1.0, float(exact.sum())), 6)
+          if score >= cosine:
+            yield Pair(first=int(i + a), second=int(j + b), cosine=score)
 
 
 def verified(
   pairs: Sequence[Pair],
   *,
-  first: Sequence[tuple[str, str]],
-  second: Sequence[tuple[str, str]] | None = None,
+  first: Sequence[File],
+  second: Sequence[File] | None = None,
   overlay: Overlay | None = None,
-  on_problem: Callable[[str, str], None] = lambda path, reason: None,
+  on_problem: OnProblem = lambda path, reason: None,
 ) -> Iterator[Duplicate]:
   """Those pairs that are one recording. first, second: (id, path of the audio) of each row.
 

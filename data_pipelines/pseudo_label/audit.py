@@ -12,14 +12,14 @@ import json
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
-from data_pipelines.duplicates import Duplicate, Overlay, near_pairs, verified
+from data_pipelines.duplicates import COSINE, Duplicate, Overlay, find_duplicates
 from data_pipelines.manifest import Clip, atomic_text, json_lines, read_manifest
 from data_pipelines.pseudo_label.job import (
   CLIPS,
@@ -44,11 +44,16 @@ _WIDTH, _HEIGHT, _EDGE = 420, 220, 34
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Audit:
-  """clips: how many are shown, drawn by `seed` and their ids. cosine: of near duplicates."""
+  """clips: how many are shown, drawn by `seed` and their ids.
+
+  compared: among so many, drawn likewise, recordings that are there twice are sought: each is
+  compared with each. cosine: of their vectors.
+  """
 
   clips: int = 50
+  compared: int = 20_000
   seed: int = 0
-  cosine: float = 0.98
+  cosine: float = COSINE
   overlay: Overlay = Overlay()
 
   def __post_init__(self):
@@ -60,18 +65,20 @@ class Audit:
     job, record = read_run(run)
     path = Path(path) if path is not None else job.out / "audit.html"
     clips = {clip.id: clip for clip in read_manifest(job.out / "manifest.jsonl")}
-    shown = sorted(clips, key=self._order)[: self.clips]
-    labels, scores = defaultdict(list), defaultdict(list)
+    order = sorted(clips, key=self._order)
+    shown = order[: self.clips]
+    labels, scores = {name: [] for name in shown}, defaultdict(list)
     for _, label in json_lines(job.out / LABELS):
       scores[label["vocabulary"]].append(label["score"])
-      if label["clip"] in set(shown):
+      if label["clip"] in labels:
         labels[label["clip"]].append(label)
-    duplicates = list(self._duplicates(job.out, clips))
+    compared = {name: clips[name] for name in order[: self.compared]}
+    duplicates = self._duplicates(job.out, compared)
     parts = [
       _head(record),
       _scores(scores),
       _frequencies(_frequency_lines(job.out)),
-      _twice(duplicates, folder=path.parent),
+      _twice(duplicates, compared=len(compared), folder=path.parent),
       f"<h2>{len(shown)} of {len(clips)} clips</h2>",
       *(_clip(clips[name], labels[name], run=job.out, folder=path.parent) for name in shown),
       _dead(job.out / DEAD_LETTERS),
@@ -85,12 +92,11 @@ class Audit:
   def _order(self, clip: str) -> bytes:
     return hashlib.blake2b(json.dumps([self.seed, clip]).encode(), digest_size=8).digest()
 
-  def _duplicates(self, out: Path, clips: dict[str, Clip]) -> Iterable[Duplicate]:
+  def _duplicates(self, out: Path, clips: dict[str, Clip]) -> list[Duplicate]:
     store = open_store(out / EMBEDDINGS / CLIPS)
     here = [row for row, name in enumerate(store.ids) if name in clips]
     files = [(store.ids[row], str(clips[store.ids[row]].audio_path(out))) for row in here]
-    pairs = near_pairs(store.rows(here), cosine=self.cosine, most=1_000)
-    return verified(pairs, first=files, overlay=self.overlay)
+    return find_duplicates(files, store.rows(here), cosine=self.cosine, overlay=self.overlay)
 
 
 def histogram(values: Sequence[float], *, title: str, bins: int = 40) -> str:
@@ -183,9 +189,10 @@ def _frequencies(lines: dict[str, list[dict[str, Any]]]) -> str:
   return "<h2>How often a caption comes up</h2>" + "".join(figures)
 
 
-def _twice(duplicates: Sequence[Duplicate], *, folder: Path) -> str:
+def _twice(duplicates: Sequence[Duplicate], *, compared: int, folder: Path) -> str:
+  heading = f"<h2>Recordings that are there twice, among {compared}</h2>"
   if not duplicates:
-    return "<h2>Recordings that are there twice</h2><p>None found.</p>"
+    return f"{heading}<p>None found.</p>"
   rows = "".join(
     f"<tr><td>{_text(d.first)}<br>{_player(d.first_path, folder)}"
     f"<td>{_text(d.second)}<br>{_player(d.second_path, folder)}"
@@ -193,8 +200,8 @@ def _twice(duplicates: Sequence[Duplicate], *, folder: Path) -> str:
     for d in duplicates
   )
   return (
-    f"<h2>Recordings that are there twice: {len(duplicates)} pairs</h2><table><tr><th>first"
-    f"<th>second<th>cosine<th>correlation<th>offset, s{rows}</table>"
+    f"{heading}<p>{len(duplicates)} pairs</p><table><tr><th>first<th>second"
+    f"<th>cosine<th>correlation<th>offset, s{rows}</table>"
   )
 
 

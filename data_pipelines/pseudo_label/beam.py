@@ -172,10 +172,10 @@ def label_with_beam(
     _write(drawn["labels"] | "labels to json" >> beam.Map(_labels_json), results / "labels")
     _write(drawn["counts"] | "counts to json" >> beam.Map(_counts_json), results / "counts")
     _write(embedded[DEAD] | "dead to json" >> beam.Map(json.dumps), results / "dead")
-  return _collect(plan, job, shelves, fingerprint)
+  return collect(plan, job, shelves, fingerprint)
 
 
-def _collect(plan: Plan, job: LabelJob, shelves: list[Shelf], encoder: str) -> LabelSummary:
+def collect(plan: Plan, job: LabelJob, shelves: list[Shelf], encoder: str) -> LabelSummary:
   """From the results of all workers to the files of a run, in the order of the manifest."""
   results = job.out / _RESULTS
   failed = dict(_read(results, "dead"))

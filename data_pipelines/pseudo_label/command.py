@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipelines.duplicates import DUPLICATES, Overlay, groups, near_pairs, verified
+from data_pipelines.duplicates import COSINE, DUPLICATES, Overlay, find_duplicates, groups
 from data_pipelines.manifest import manifest_path, read_manifest, write_json_lines
 from data_pipelines.parallel import terminal_progress
 from data_pipelines.pseudo_label.audit import Audit
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
   run = command("run", _run, "give each clip of a manifest its nearest captions")
   add_run_options(run)
-  run.add_argument("--workers", type=int, help="threads that read; one a core where left out")
+  run.add_argument("--workers", type=_positive, help="threads that read; one a core where left out")
 
   told = command("explain", _explain, "what lies near a clip, and why it became a label or not")
   told.add_argument("clip", help="an audio file")
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
   twice.add_argument("--against", help="another manifest, as of an evaluation set")
   twice.add_argument("--encoder", required=True, help="as of n2m label run")
   twice.add_argument("--out", required=True, help=f"folder for {DUPLICATES}, and for vectors")
-  twice.add_argument("--cosine", type=float, default=Audit.cosine, help="of vectors; %(default)s")
+  twice.add_argument("--cosine", type=float, default=COSINE, help="of vectors; %(default)s")
   help = "of the audio; %(default)s"
   twice.add_argument("--correlation", type=float, default=Overlay.threshold, help=help)
   return parser
@@ -157,12 +157,23 @@ def _duplicates(args: argparse.Namespace, load: LoadEncoder) -> int:
     files.append([(clip, paths[clip]) for clip in store.ids])
     for clip, reason in store.failed.items():
       print(f"left out: {clip}: {reason}", file=sys.stderr)
-  pairs = near_pairs(*stores, cosine=args.cosine)
-  other = files[1] if args.against else None
-  found = list(verified(pairs, first=files[0], second=other, overlay=overlay))
+  found = find_duplicates(
+    files[0],
+    stores[0],
+    against=(files[1], stores[1]) if args.against else None,
+    cosine=args.cosine,
+    overlay=overlay,
+  )
   write_json_lines(out / DUPLICATES, (one.to_json() for one in found))
-  print(f"{len(found)} of {len(pairs)} near pairs are one recording: {out / DUPLICATES}")
+  print(f"{len(found)} pairs are one recording: {out / DUPLICATES}")
   if not args.against:
     spare = sum(len(group) - 1 for group in groups(found))
     print(f"{spare} clips of {len(files[0])} could go, to leave one of each")
   return 0
+
+
+def _positive(text: str) -> int:
+  value = int(text)
+  if value < 1:
+    raise argparse.ArgumentTypeError("must be 1 or more")
+  return value

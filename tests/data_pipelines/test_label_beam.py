@@ -1,5 +1,8 @@
+import argparse
+import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,10 +14,14 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
 
-from data_pipelines.manifest import read_manifest
-from data_pipelines.pseudo_label.beam import DEAD, GOOD, EmbedClips, EncoderHandler, main
+from data_pipelines.duplicates_beam import main as duplicates_main
+from data_pipelines.manifest import read_manifest, write_manifest
+from data_pipelines.pseudo_label.beam import DEAD, GOOD, EmbedClips, EncoderHandler, collect, main
+from data_pipelines.pseudo_label.command import add_run_options, job_from
 from data_pipelines.pseudo_label.command import main as local_main
 from data_pipelines.pseudo_label.embed import clip_items
+from data_pipelines.pseudo_label.job import open_shelves, plan_labels
+from noise2music.errors import UserError
 
 OUTPUTS = ("labels.jsonl", "candidates.jsonl", "frequencies.jsonl", "dead_letters.jsonl")
 RUNNER = ["--runner=DirectRunner", "--direct_running_mode=in_memory"]
@@ -40,6 +47,12 @@ def options(folder, out, *more) -> list[str]:
   decisions = f"--decisions={folder / 'decisions.jsonl'}"
   out, encoder = f"--out={out}", "--encoder=0"
   return [str(folder / "music"), out, encoder, *vocabularies, decisions, *more]
+
+
+def run_options(arguments: list[str]) -> argparse.Namespace:
+  parser = argparse.ArgumentParser()
+  add_run_options(parser)
+  return parser.parse_known_args(arguments)[0]
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +111,46 @@ def test_bad_input_is_one_sentence(folder, tmp_path, capsys):
   arguments[0] = str(tmp_path / "none")
   assert main(arguments, load=load_tiny) == 2
   assert "there is no manifest" in capsys.readouterr().err
+
+
+def test_results_that_come_twice_or_in_another_order_change_nothing(folder, local, tmp_path):
+  out = tmp_path / "out"
+  arguments = options(folder, out, *RUNNER)
+  assert main(arguments, load=load_tiny) == 0
+  shards = sorted((out / "beam").glob("labels*.jsonl"))
+  lines = [line for shard in shards for line in shard.read_text().splitlines()]
+  for shard in shards[1:]:
+    shard.unlink()
+  shards[0].write_text("\n".join([*reversed(lines), *lines[:3]]))
+  job = job_from(run_options(arguments))
+  settings = plan_labels(job), job, open_shelves(job), "tiny-16-0"
+  collect(*settings)
+  check_same(out, local)
+  shards[0].write_text("\n".join(lines[1:]))
+  with pytest.raises(UserError, match=r"1 clips, for example .* run the same command again"):
+    collect(*settings)
+
+
+def test_duplicates_are_those_of_the_local_search(folder, tmp_path, capsys):
+  music = tmp_path / "music"
+  shutil.copytree(folder / "music", music)
+  clips = list(read_manifest(music / "manifest.jsonl"))
+  for name in ("a-copy", "z-copy"):
+    shutil.copy(music / "2.wav", music / f"{name}.wav")
+    clips.append(dataclasses.replace(clips[2], path=f"{name}.wav", id=name))
+  write_manifest(music / "manifest.jsonl", clips)
+  arguments = [str(music), "--encoder=0", "--cosine=0.9"]
+  near = ["duplicates", *arguments, f"--out={tmp_path / 'local'}"]
+  assert local_main(near, load=load_tiny) == 0
+  wanted = (tmp_path / "local/duplicates.jsonl").read_bytes()
+  pairs = [json.loads(line) for line in wanted.splitlines()]
+  assert {(p["first"], p["second"]) for p in pairs} == {
+    ("a-copy", "clip-2"),
+    ("a-copy", "z-copy"),
+    ("clip-2", "z-copy"),
+  }
+  for blocks in (1, 3):
+    far = [*arguments, f"--out={tmp_path / 'beam'}", f"--blocks={blocks}", *RUNNER]
+    assert duplicates_main(far, load=load_tiny) == 0
+    assert (tmp_path / "beam/duplicates.jsonl").read_bytes() == wanted
+  assert "left out: 3" in capsys.readouterr().out

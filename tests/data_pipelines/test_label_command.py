@@ -1,6 +1,8 @@
 import json
+import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -50,6 +52,36 @@ def test_explain_tells_the_fate_of_what_is_near(run, capsys):
   assert "shares a sentence with an evaluation set" in out
 
 
+_COMMAND = """\
+import json, pathlib, sys
+import numpy as np, soundfile
+from tiny_encoder import TinyEncoder
+encoder, folder = TinyEncoder(), pathlib.Path(sys.argv[-1])
+requests = [json.loads(line) for line in open(folder / "requests.jsonl")]
+audio = [soundfile.read(folder / r["wav"], dtype="float32")[0] for r in requests if "wav" in r]
+texts = [r["text"] for r in requests if "text" in r]
+vectors = encoder.embed_audio(audio) if audio else encoder.embed_texts(texts)
+np.savez(folder / "vectors.npz", vectors=vectors, sample_rate_hz=encoder.sample_rate_hz,
+         fingerprint=encoder.fingerprint)
+"""
+
+
+def test_an_encoder_in_a_process_of_its_own_gives_the_same_labels(run, tmp_path, monkeypatch):
+  roots = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+  monkeypatch.setenv("PYTHONPATH", os.pathsep.join(roots))
+  (tmp_path / "encoder.py").write_text(_COMMAND)
+  folder = run.parent
+  arguments = ["run", str(folder / "mu <sic>"), f"--out={tmp_path / 'out'}"]
+  arguments += [f"--encoder=command:'{sys.executable}' '{tmp_path / 'encoder.py'}'"]
+  arguments += [f"--vocabulary={folder / 'llm.txt'}", f"--vocabulary={folder / 'rater.txt'}:2"]
+  arguments += [f"--decisions={folder / 'd.jsonl'}", f"--evaluation={folder / 'eval.txt'}"]
+  assert cli.main(["label", *arguments]) == 0
+  assert (tmp_path / "out/labels.jsonl").read_bytes() == (run / "labels.jsonl").read_bytes()
+  told = (tmp_path / "out/dead_letters.jsonl").read_text()
+  assert [json.loads(line)["id"] for line in told.splitlines()] == ["words", "silent", "missing"]
+  assert "cannot bear silence" in told
+
+
 def test_explain_takes_a_file_that_is_not_of_the_run(run, tmp_path, capsys):
   shutil.copy(run.parent / "mu <sic>/1.wav", tmp_path / "new.wav")
   assert main(["explain", str(tmp_path / "new.wav"), "--run", str(run)], load=load_tiny) == 0
@@ -72,7 +104,7 @@ def test_audit_is_one_page_with_players_that_find_their_audio(run, tmp_path, cap
     assert all((page.parent / unquote(link)).is_file() for link in players)
     assert not any(link.startswith(("/", "http")) for link in players)
     assert "clip-2" in text
-    assert "1 pairs" in text
+    assert "<p>1 pairs</p>" in text
     assert text.count("<svg") == 2 * 2
     assert "&lt;more&gt;" in text
     assert "<more>" not in text

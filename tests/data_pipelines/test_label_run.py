@@ -1,5 +1,9 @@
 import dataclasses
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -165,6 +169,37 @@ def test_a_mended_file_is_labelled_by_the_next_run(folder, tmp_path):
   assert label_dataset(mine, load=load_tiny).clips == 3
   soundfile.write(tmp_path / "music/words.wav", tone(9), RATE)
   assert label_dataset(mine, load=load_tiny).clips == 4
+
+
+_KILLED = """\
+import json, os, sys
+from tiny_encoder import TinyEncoder
+from data_pipelines.pseudo_label.job import LabelJob
+from data_pipelines.pseudo_label.run import label_dataset
+class Dying(TinyEncoder):
+  def embed_audio(self, clips):
+    os._exit(9)
+label_dataset(LabelJob(**json.loads(sys.argv[1])), load=lambda name: Dying(seed=0))
+"""
+
+
+def test_a_run_that_was_killed_goes_on_where_it_stood(folder, tmp_path):
+  label_dataset(job(folder, tmp_path / "whole"), load=load_tiny)
+  out = tmp_path / "killed"
+  settings = json.dumps(dataclasses.asdict(job(folder, out)))
+  roots = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+  killed = subprocess.run(
+    [sys.executable, "-c", _KILLED, settings],
+    env={**os.environ, "PYTHONPATH": os.pathsep.join(roots)},
+  )
+  assert killed.returncode == 9
+  assert not (out / "manifest.jsonl").exists()
+  shards = {path: path.stat().st_mtime_ns for path in out.rglob("0*.npy")}
+  assert len(shards) == 3  # of the vocabularies, which were finished
+  label_dataset(job(folder, out), load=load_tiny)
+  assert {path: path.stat().st_mtime_ns for path in shards} == shards
+  for name in OUTPUTS:
+    assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.parametrize(

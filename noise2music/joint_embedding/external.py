@@ -13,6 +13,8 @@ The first call has no requests: it asks for width, rate and fingerprint. It runs
 import dataclasses
 import functools
 import json
+import os
+import signal
 import subprocess
 import tempfile
 import zipfile
@@ -106,20 +108,24 @@ class ExternalCommand:
     """The last line on its stderr, for later complaints."""
     with open(folder / ".stderr", "w+b") as errors:
       try:
-        status = subprocess.run(
+        process = subprocess.Popen(
           [*self.command, str(folder)],
           stdin=subprocess.DEVNULL,
           stdout=subprocess.DEVNULL,
           stderr=errors,
-          timeout=self.timeout_seconds,
-        ).returncode
-        problem = f"left with exit status {status}" if status else ""
-      except subprocess.TimeoutExpired:
-        problem = f"took more than {self.timeout_seconds:g} s"
+          start_new_session=True,
+        )
       except OSError as error:
         raise EncoderError(
           f"{self._name} cannot be started ({error.strerror}): check the command"
         ) from error
+      try:
+        status = process.wait(self.timeout_seconds)
+        problem = f"left with exit status {status}" if status else ""
+      except subprocess.TimeoutExpired:
+        problem = f"took more than {self.timeout_seconds:g} s"
+      finally:
+        _end(process)  # on Ctrl-C too, which a session of its own does not hear
       said = _last_line(errors)
     if problem:
       raise EncoderError(f"{self._name} {problem}{said}: mend it, or give it smaller batches")
@@ -134,6 +140,16 @@ class ExternalCommand:
         f"{self._name} left no {VECTORS} with vectors, sample_rate_hz and fingerprint"
         f" ({error}){said}: let it write one into the folder it is given"
       ) from error
+
+
+def _end(process: subprocess.Popen) -> None:
+  """Nothing of the command goes on, also where it is a script that started another."""
+  if process.poll() is None:
+    if hasattr(os, "killpg"):
+      os.killpg(process.pid, signal.SIGKILL)
+    else:
+      process.kill()
+    process.wait()
 
 
 def _last_line(errors: Any, *, most_bytes: int = 4096) -> str:

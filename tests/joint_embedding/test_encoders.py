@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,6 +110,16 @@ def test_what_a_command_does_wrong_is_one_sentence(tmp_path, fault, said):
   with pytest.raises(EncoderError, match=said) as caught:
     encoder.embed_texts(["one", "two"])
   assert "\n" not in str(caught.value)
+
+
+def test_a_command_that_takes_too_long_leaves_nobody_behind(tmp_path):
+  script = f"sleep 60 & echo $! > {tmp_path}/child; wait"
+  encoder = ExternalCommand(command=("sh", "-c", script), timeout_seconds=1.0)
+  with pytest.raises(EncoderError, match="took more than 1 s"):
+    _ = encoder.width
+  child = Path("/proc") / (tmp_path / "child").read_text().strip()
+  # What was killed may stand there until its new parent has looked at it.
+  assert not child.exists() or "\nState:\tZ" in (child / "status").read_text()
 
 
 def test_a_command_is_chosen_by_name(tmp_path):

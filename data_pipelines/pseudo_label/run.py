@@ -55,7 +55,10 @@ Frequencies = Mapping[str, Mapping[str, int]]  # vocabulary -> caption -> clips
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelSummary:
-  """What labelling gave; `str()` is what to print. clips_in = clips + dead."""
+  """What labelling gave; `str()` is what to print. clips_in = clips + dead.
+
+  unused_decisions: about clips or texts that are not there. dropped_lines: of the vocabularies.
+  """
 
   manifest: Path
   clips_in: int
@@ -63,6 +66,7 @@ class LabelSummary:
   dead: int
   labels: Mapping[str, int]
   unused_decisions: int
+  dropped_lines: int
 
   def __str__(self) -> str:
     counts = ", ".join(f"{name} {count}" for name, count in self.labels.items())
@@ -72,6 +76,8 @@ class LabelSummary:
       f"left out: {self.dead} ({folder / DEAD_LETTERS})",
       f"manifest: {self.manifest}",
     ]
+    if self.dropped_lines:
+      lines.insert(1, f"lines of vocabularies, too long or no UTF-8: {self.dropped_lines} dropped")
     if self.unused_decisions:
       lines.insert(1, f"decisions that met nothing: {self.unused_decisions} ({folder / RUN})")
     return "\n".join(lines)
@@ -185,6 +191,7 @@ def finish(
     clips=len(good),
     dead=len(dead),
     labels={shelf.name: after[shelf.name].total() for shelf in shelves},
+    dropped_lines=sum(shelf.vocabulary.dropped for shelf in shelves),
     unused_decisions=len(unused := _unused(read_decisions(job.decisions), good, shelves)),
   )
   _write_run(job, summary, shelves, encoder, unused)

@@ -35,6 +35,8 @@ def load_encoder(name: str) -> AudioTextEncoder | Precomputed:
   try:
     from noise2music.joint_embedding import trained
   except ImportError as error:
+    if error.name != "noise2music.joint_embedding":
+      raise  # it is there, and something that it needs is not
     raise UserError(
       f"this version reads no trained encoder, as in {name}: give an .npz or command:PROGRAM"
     ) from error

@@ -163,6 +163,15 @@ def test_clips_without_a_licence_are_refused_when_asked(folder, tmp_path):
   assert "licence" in dead["clip-1"]
 
 
+def test_lines_that_are_no_captions_are_dropped_and_counted(folder, tmp_path):
+  path = write_vocabulary(tmp_path / "odd.txt", [*long_captions(20), "x" * 20_000], kind="long")
+  path.write_bytes(path.read_bytes() + b"\xff\xfe\n")
+  summary = label_dataset(job(folder, tmp_path / "out", vocabularies={str(path): 3}, exclude=()),
+                          load=load_tiny)  # fmt: skip
+  assert summary.dropped_lines == 2
+  assert "2 dropped" in str(summary)
+
+
 def test_a_mended_file_is_labelled_by_the_next_run(folder, tmp_path):
   music = write_music(tmp_path / "music", count=3)
   mine = dataclasses.replace(job(folder, tmp_path / "out"), source=str(music))

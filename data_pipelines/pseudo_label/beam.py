@@ -4,8 +4,8 @@
     --encoder=... --vocabulary=captions/long.txt:3 --runner=...
 
 Options that are not listed by --help go to Beam. Workers must see all files under the same paths (a
-shared disk). A vocabulary is embedded once, before the pipeline; each worker maps its vectors into
-memory. The frequencies of the candidates are a side input, as large as the vocabularies at most.
+shared disk). Vocabularies are embedded first, shard by shard; then each worker maps the vectors into
+its memory. The frequencies of candidates are a side input, as large as the vocabularies at most.
 
 Whatever a bundle gives is a function of its elements, so one that is retried, done twice or done in
 another order changes nothing. Clips that cannot be embedded leave as dead letters. The end of the
@@ -14,6 +14,7 @@ run counts: a clip that is neither labelled nor among them is an error.
 
 import argparse
 import collections
+import functools
 import json
 import os
 import sys
@@ -31,9 +32,10 @@ from data_pipelines.manifest import json_lines, write_json_lines
 from data_pipelines.pseudo_label.command import add_run_options, job_from
 from data_pipelines.pseudo_label.decisions import read_decisions
 from data_pipelines.pseudo_label.draw import Found, Label, Wanted, draw_labels
-from data_pipelines.pseudo_label.embed import Encoder, clip_items, embed_clips
+from data_pipelines.pseudo_label.embed import Encoder, clip_items, embed_clips, store_caption_shard
 from data_pipelines.pseudo_label.job import (
   CANDIDATES,
+  EMBEDDINGS,
   LabelJob,
   LoadEncoder,
   Plan,
@@ -42,10 +44,12 @@ from data_pipelines.pseudo_label.job import (
   open_shelves,
   plan_labels,
   prepare_shelves,
+  read_vocabularies,
 )
 from data_pipelines.pseudo_label.run import LabelSummary, candidate_record, finish
 from data_pipelines.pseudo_label.search import Search
-from data_pipelines.pseudo_label.store import Item
+from data_pipelines.pseudo_label.store import Item, shard_count
+from data_pipelines.pseudo_label.vocabularies import read_vocabulary
 from noise2music.errors import UserError
 from noise2music.joint_embedding.load import load_encoder
 
@@ -93,6 +97,20 @@ class EmbedClips(beam.PTransform):
     )
 
 
+class EmbedCaptions(beam.PTransform):
+  """PCollection of (file of a vocabulary, shard) -> how many captions each shard still needed.
+
+  The vectors go to the folders where `prepare_shelves` looks for them.
+  """
+
+  def __init__(self, job: LabelJob, *, load: LoadEncoder = load_encoder):
+    super().__init__()
+    self._do = _EmbedCaptions(job, load)
+
+  def expand(self, shards):
+    return shards | "spread" >> beam.Reshuffle() | "embed" >> beam.ParDo(self._do)
+
+
 class FindCandidates(beam.PTransform):
   """PCollection of (id, vector) -> PCollection of (id, {vocabulary: Found})."""
 
@@ -122,6 +140,20 @@ class DrawLabels(beam.PTransform):
     counts = found | "candidates" >> beam.FlatMap(_names) | beam.combiners.Count.PerElement()
     labels = found | "draw" >> beam.Map(_draw, counts=beam.pvalue.AsDict(counts), **self._settings)
     return {"labels": labels, "counts": counts}
+
+
+class _EmbedCaptions(beam.DoFn):
+  def __init__(self, job: LabelJob, load: LoadEncoder):
+    self._job, self._load = job, load
+
+  def setup(self):
+    self._encoder, self._read = self._load(self._job.encoder), functools.cache(read_vocabulary)
+
+  def process(self, shard):
+    path, number = shard
+    vocabulary = self._read(path)
+    folder = self._job.out / EMBEDDINGS / vocabulary.name
+    yield store_caption_shard(folder, vocabulary, number, encoder=self._encoder)
 
 
 class _Find(beam.DoFn):
@@ -155,13 +187,20 @@ def label_with_beam(
   beam_args: Sequence[str] = (),
 ) -> LabelSummary:
   """`run.label_dataset`, run by Beam. Raises UserError as that does."""
-  plan = plan_labels(job)
-  encoder = load(job.encoder)
+  plan, options = plan_labels(job), list(beam_args)
+  encoder = load(job.encoder)  # here first: what is wrong with it is told in one sentence
+  shards = [
+    (path, shard)
+    for path, vocabulary in zip(job.vocabularies, read_vocabularies(job), strict=True)
+    for shard in range(shard_count(len(vocabulary)))
+  ]
+  with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
+    _ = pipeline | "shards" >> beam.Create(shards) | "captions" >> EmbedCaptions(job, load=load)
   shelves, fingerprint = prepare_shelves(job, encoder), encoder.fingerprint
   results = job.out / _RESULTS
   for stale in results.glob("*.jsonl"):
     stale.unlink()
-  with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
+  with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
     items = pipeline | "clips" >> beam.Create(clip_items(plan.clips, folder=plan.folder))
     embedded = items | "vectors" >> EmbedClips(EncoderHandler(job.encoder, load=load))
     drawn = (

@@ -3,13 +3,14 @@
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data_pipelines.manifest import Clip
 from data_pipelines.parallel import Progress, no_progress, ordered_map
-from data_pipelines.pseudo_label.store import Item, Store, fill_store
-from data_pipelines.pseudo_label.vocabularies import Vocabulary
+from data_pipelines.pseudo_label.store import Item, Store, fill_shard, fill_store, shard_of
+from data_pipelines.pseudo_label.vocabularies import Vocabulary, caption_id
 from data_pipelines.report import describe_error
 from noise2music.audio.wav_io import read_audio
 from noise2music.errors import UserError
@@ -90,18 +91,28 @@ def store_captions(
   progress: Progress = no_progress,
 ) -> Store:
   """The vectors of a vocabulary, kept in `folder`."""
-  items = [
-    Item(id=name, what=text) for name, text in zip(vocabulary.ids, vocabulary.captions, strict=True)
-  ]
-  return fill_store(
-    folder,
-    items,
-    embed=lambda some: list(embed_captions(encoder, [item.what for item in some])),
-    fingerprint=encoder.fingerprint,
-    width=encoder.width,
-    batch_size=1_024,
-    progress=progress,
-  )
+  items = _caption_items(vocabulary.captions)
+  return fill_store(folder, items, **_caption_settings(encoder), progress=progress)
+
+
+def store_caption_shard(
+  folder: str | os.PathLike, vocabulary: Vocabulary, shard: int, *, encoder: Encoder
+) -> int:
+  """One shard of `store_captions`; returns how many captions were embedded."""
+  items = _caption_items(shard_of(vocabulary.captions, shard))
+  return fill_shard(folder, shard, items, **_caption_settings(encoder))
+
+
+def _caption_items(captions: Sequence[str]) -> list[Item]:
+  return [Item(id=caption_id(text), what=text) for text in captions]
+
+
+def _caption_settings(encoder: Encoder) -> dict[str, Any]:
+  def embed(some: Sequence[Item]) -> list[np.ndarray]:
+    return list(embed_captions(encoder, [item.what for item in some]))
+
+  fingerprint, width = encoder.fingerprint, encoder.width
+  return {"embed": embed, "fingerprint": fingerprint, "width": width, "batch_size": 1_024}
 
 
 def _vectors(encoder: AudioTextEncoder, clips: list[np.ndarray]) -> list[np.ndarray | str]:

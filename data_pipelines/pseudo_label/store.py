@@ -27,7 +27,7 @@ FORMAT = 1
 SHARD_ROWS = 65_536
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
   """What gets a vector. id: names it. stamp: changes with its content. what: text, or a path."""
 
@@ -86,23 +86,45 @@ def fill_store(
 
   Raises CannotWrite when the disk is full; what is finished is kept.
   """
-  folder = Path(folder)
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise cannot_write(folder, error) from error
-  made, count = 0, -(-len(items) // shard_rows)
+  folder, made, count = Path(folder), 0, shard_count(len(items), shard_rows=shard_rows)
   with progress(f"embed {folder.name}", len(items), 0) as advance:
     for shard in range(count):
-      mine = items[shard * shard_rows : (shard + 1) * shard_rows]
-      made += _fill_shard(
-        folder / f"{shard:05d}", mine, embed=embed, made_with=(fingerprint, width), batch=batch_size
-      )
+      mine = shard_of(items, shard, shard_rows=shard_rows)
+      settings = {"embed": embed, "fingerprint": fingerprint, "width": width}
+      made += fill_shard(folder, shard, mine, batch_size=batch_size, **settings)
       advance(len(mine))
   for stale in range(count, count + len(list(folder.glob("[0-9]*.json")))):
     for suffix in (".json", ".npy"):
       (folder / f"{stale:05d}{suffix}").unlink(missing_ok=True)
   return dataclasses.replace(open_store(folder, width=width), made=made)
+
+
+def shard_count(items: int, *, shard_rows: int = SHARD_ROWS) -> int:
+  return -(-items // shard_rows)
+
+
+def shard_of(items: Sequence, shard: int, *, shard_rows: int = SHARD_ROWS) -> Sequence:
+  """Those of the items that belong into a shard."""
+  return items[shard * shard_rows : (shard + 1) * shard_rows]
+
+
+def fill_shard(
+  folder: str | os.PathLike,
+  shard: int,
+  items: Sequence[Item],
+  *,
+  embed: Embed,
+  fingerprint: str,
+  width: int,
+  batch_size: int = 64,
+) -> int:
+  """One shard of `fill_store`, as for a worker of many; returns how many items were embedded."""
+  path = Path(folder) / f"{shard:05d}"
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise cannot_write(path, error) from error
+  return _fill_shard(path, items, embed=embed, made_with=(fingerprint, width), batch=batch_size)
 
 
 def open_store(folder: str | os.PathLike, *, width: int | None = None) -> Store:

@@ -16,7 +16,15 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from data_pipelines.duplicates_beam import main as duplicates_main
 from data_pipelines.manifest import read_manifest, write_manifest
-from data_pipelines.pseudo_label.beam import DEAD, GOOD, EmbedClips, EncoderHandler, collect, main
+from data_pipelines.pseudo_label.beam import (
+  DEAD,
+  GOOD,
+  EmbedCaptions,
+  EmbedClips,
+  EncoderHandler,
+  collect,
+  main,
+)
 from data_pipelines.pseudo_label.command import add_run_options, job_from
 from data_pipelines.pseudo_label.command import main as local_main
 from data_pipelines.pseudo_label.embed import clip_items
@@ -92,6 +100,18 @@ def test_other_engines_give_the_same_bytes(folder, local, tmp_path, monkeypatch,
   monkeypatch.setenv("PYTHONPATH", os.pathsep.join(roots))  # for workers, which import the encoder
   assert main(options(folder, tmp_path / "out", *runner), load=load_tiny) == 0
   check_same(tmp_path / "out", local)
+
+
+def test_vocabularies_are_embedded_by_the_workers(folder, local, tmp_path):
+  job = job_from(run_options(options(folder, tmp_path / "out")))
+  shards = [(path, 0) for path in job.vocabularies]
+  for counts in ([50, 25], [0, 0]):  # done twice, the second one finds all there
+    with beam.Pipeline(options=PipelineOptions(RUNNER)) as pipeline:
+      done = pipeline | beam.Create(shards) | EmbedCaptions(job, load=load_tiny)
+      assert_that(done, equal_to(counts))
+  for name in ("llm/00000.npy", "llm/00000.json", "tags/00000.npy", "tags/00000.json"):
+    made = (tmp_path / "out/embeddings" / name).read_bytes()
+    assert made == (local / "embeddings" / name).read_bytes()
 
 
 def test_a_poisoned_clip_ends_among_the_dead_letters(folder, local):

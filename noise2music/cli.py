@@ -17,6 +17,7 @@ Text-to-music diffusion cascades: data, training, generation.
 
 commands:
   data       import, check and cut music files, build shards, embed texts
+  label      captions for music that has none: run, explain, audit, duplicates
   train      train one stage from gin files (as python -m launch.train)
   generate   make music from a prompt
   plan       what a run costs on a slice of TPUs, before renting it
@@ -35,7 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   if command == "--version":
     print(noise2music.__version__)
     return 0
-  commands = {"data": _data, "train": _train, "generate": _generate, "plan": _plan}
+  commands = {
+    "data": _data,
+    "label": _label,
+    "train": _train,
+    "generate": _generate,
+    "plan": _plan,
+  }
   if command not in commands:
     print(f"error: no command {command!r}: use one of {', '.join(commands)}", file=sys.stderr)
     return 2
@@ -50,6 +57,12 @@ def _data(argv: Sequence[str]) -> int:
 
     return embed.main(argv[1:])
   from data_pipelines import command
+
+  return command.main(argv)
+
+
+def _label(argv: Sequence[str]) -> int:
+  from data_pipelines.pseudo_label import command
 
   return command.main(argv)
 

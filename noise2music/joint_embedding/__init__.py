@@ -1,1 +1,1 @@
-"""Music and text in one space: two towers, trained so that what belongs together lies together."""
+"""Music and text in one space: what belongs together lies together."""

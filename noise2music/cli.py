@@ -17,7 +17,7 @@ Text-to-music diffusion cascades: data, training, generation.
 
 commands:
   data       import, check and cut music files, build shards, embed texts
-  label      captions for music that has none: run, explain, audit, duplicates
+  label      captions for music that has none: run, beam, explain, audit, duplicates
   train      train one stage from gin files (as python -m launch.train)
   generate   make music from a prompt
   plan       what a run costs on a slice of TPUs, before renting it
@@ -62,9 +62,9 @@ def _data(argv: Sequence[str]) -> int:
 
 
 def _label(argv: Sequence[str]) -> int:
-  from data_pipelines.pseudo_label import command
+  from launch import label
 
-  return command.main(argv)
+  return label.main(argv)
 
 
 def _train(argv: Sequence[str]) -> int:

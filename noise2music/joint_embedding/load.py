@@ -1,4 +1,7 @@
-"""From the name of an encoder, as a user gives it, to the encoder."""
+"""From the name of an encoder that runs elsewhere, as a user gives it, to the encoder.
+
+`launch.label.load_encoder` knows the folders of our own runs besides.
+"""
 
 import shlex
 from pathlib import Path
@@ -12,9 +15,9 @@ _COMMAND = "command:"
 
 
 def load_encoder(name: str) -> AudioTextEncoder | Precomputed:
-  """vectors.npz, `command:python my_encoder.py`, or the folder of a run that trained one.
+  """vectors.npz or `command:python my_encoder.py`.
 
-  Raises UserError for a name that is none of the three, EncoderError for a command that fails.
+  Raises UserError for a name that is neither, EncoderError for a command that fails.
   """
   if name.startswith(_COMMAND):
     try:
@@ -27,17 +30,7 @@ def load_encoder(name: str) -> AudioTextEncoder | Precomputed:
   path = Path(name)
   if path.is_file() and path.suffix == ".npz":
     return Precomputed(path=path)
-  if not path.is_dir():
-    raise UserError(
-      f"there is no encoder {name!r}: give an .npz of vectors, command:PROGRAM, "
-      "or the folder of a run that trained one"
-    )
-  try:
-    from noise2music.joint_embedding import trained
-  except ImportError as error:
-    if error.name != "noise2music.joint_embedding":
-      raise  # it is there, and something that it needs is not
-    raise UserError(
-      f"this version reads no trained encoder, as in {name}: give an .npz or command:PROGRAM"
-    ) from error
-  return trained.load(path)
+  raise UserError(
+    f"there is no encoder {name!r}: give an .npz of vectors, command:PROGRAM, or the folder of a run"
+    " that trained one"
+  )

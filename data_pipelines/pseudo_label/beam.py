@@ -4,8 +4,8 @@
     --encoder=... --vocabulary=captions/long.txt:3 --runner=...
 
 Options that are not listed by --help go to Beam. Workers must see all files under the same paths (a
-shared disk). Vocabularies are embedded first, shard by shard; then each worker maps the vectors into
-its memory. The frequencies of candidates are a side input, as large as the vocabularies at most.
+shared disk). Vocabularies are embedded first, shard by shard; then each worker maps their vectors.
+The frequencies of candidates are a side input, as large as the vocabularies at most.
 
 Whatever a bundle gives is a function of its elements, so one that is retried, done twice or done in
 another order changes nothing. Clips that cannot be embedded leave as dead letters. The end of the

@@ -1,4 +1,4 @@
-"""`n2m label`: the commands of data_pipelines/pseudo_label, with encoders that a run trained besides.
+"""`n2m label`: the commands of data_pipelines/pseudo_label, with towers that a run trained besides.
 
 `n2m label beam` is `n2m label run` on many machines.
 """

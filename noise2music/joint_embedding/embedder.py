@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from noise2music.errors import UserError
+from noise2music.joint_embedding.encoder import pool_windows, split_windows
 from noise2music.joint_embedding.objective import JointEmbeddingObjective
 from noise2music.sharding.mesh import MeshShape
 from noise2music.sharding.rules import LogicalRules
@@ -41,18 +42,13 @@ class Embedder:
     return f"{self.weights}, windows of {self.objective.window_seconds:g} s"
 
   def embed_audio(self, clips: Sequence[Float[np.ndarray, "_"]]) -> Float[np.ndarray, "n width"]:
-    """Mean over non-overlapping windows, normalised. What is left at a clip's end is passed over; a
-    clip shorter than a window is repeated until it fills one. Raises UserError on an empty clip."""
-    windows, owners = [], []
-    for clip, samples in enumerate(clips):
-      for window in self._windows(samples):
-        windows.append(window)
-        owners.append(clip)
+    """As `split_windows` and `pool_windows` say, but that a clip shorter than a window is repeated
+    until it fills one. Raises UserError on an empty clip."""
+    windows = [self._windows(clip) for clip in clips]
     run = functools.partial(self._audio, self.params)
-    vectors = np.concatenate([run(*part) for part in self._batches(np.stack(windows))])
-    total = np.zeros((len(clips), self.width))
-    np.add.at(total, owners, vectors[: len(owners)])
-    return _unit(total)
+    vectors = np.concatenate([run(*part) for part in self._batches(np.concatenate(windows))])
+    ends = np.cumsum([len(of_clip) for of_clip in windows])
+    return np.stack([pool_windows(v) for v in np.split(vectors[: ends[-1]], ends[:-1])])
 
   def embed_texts(self, texts: Sequence[str]) -> Float[np.ndarray, "n width"]:
     """Raises UserError on an empty text."""
@@ -60,15 +56,16 @@ class Embedder:
     arrays = tokenize(texts, tokenizer=objective.tokenizer, length=objective.token_length)
     run = functools.partial(self._texts, self.params)
     vectors = np.concatenate([run(*part) for part in self._batches(*arrays)])
-    return _unit(vectors[: len(texts)])
+    return vectors[: len(texts)]
 
-  def _windows(self, samples: np.ndarray) -> np.ndarray:
-    length = round(self.objective.window_seconds * self.sample_rate_hz)
-    if not len(samples):
+  def _windows(self, clip: np.ndarray) -> np.ndarray:
+    seconds, rate = self.objective.window_seconds, self.sample_rate_hz
+    if not len(clip):
       raise UserError("a clip without a sample has no embedding: leave it out")
-    if len(samples) < length:
-      samples = np.tile(samples, -(-length // len(samples)))[:length]
-    return samples[: len(samples) // length * length].reshape(-1, length).astype(np.float32)
+    length = round(seconds * rate)
+    if len(clip) < length:
+      clip = np.tile(clip, -(-length // len(clip)))[:length]
+    return split_windows(clip, sample_rate_hz=rate, seconds=seconds)
 
   def _batches(self, *arrays: np.ndarray) -> Iterator[tuple]:
     """Of one size, the last filled up with its last row, each on the devices."""
@@ -89,8 +86,3 @@ class Embedder:
   @functools.partial(jax.jit, static_argnums=0)
   def _texts(self, params, tokens, mask):
     return self.objective.embed_tokens(params, tokens, mask)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-  norm = np.linalg.norm(vectors, axis=-1, keepdims=True)
-  return (vectors / np.maximum(norm, 1e-12)).astype(np.float32)

@@ -49,8 +49,10 @@ class AudioTextEncoder(Protocol):
     """-> float32 [texts, width], rows of length 1."""
 
 
-def split_windows(clip: np.ndarray, *, sample_rate_hz: int) -> np.ndarray:
-  """float [samples] -> float32 [windows, samples of 10 s], one after another.
+def split_windows(
+  clip: np.ndarray, *, sample_rate_hz: int, seconds: float = WINDOW_SECONDS
+) -> np.ndarray:
+  """float [samples] -> float32 [windows, samples of a window], one after another.
 
   An incomplete last window is dropped; where it is the only one, silence fills it. Raises
   ValueError without samples.
@@ -58,7 +60,7 @@ def split_windows(clip: np.ndarray, *, sample_rate_hz: int) -> np.ndarray:
   clip = np.asarray(clip, np.float32)
   if clip.ndim != 1 or not clip.size:
     raise ValueError(f"a clip must be mono and hold samples, its shape is {list(clip.shape)}")
-  length = round(WINDOW_SECONDS * sample_rate_hz)
+  length = round(seconds * sample_rate_hz)
   windows = max(1, len(clip) // length)
   clip = clip[: windows * length]
   return np.pad(clip, (0, windows * length - len(clip))).reshape(windows, length)

@@ -31,6 +31,6 @@ def load_encoder(name: str) -> AudioTextEncoder | Precomputed:
   if path.is_file() and path.suffix == ".npz":
     return Precomputed(path=path)
   raise UserError(
-    f"there is no encoder {name!r}: give an .npz of vectors, command:PROGRAM, or the folder of a run"
-    " that trained one"
+    f"there is no encoder {name!r}: give an .npz of vectors, command:PROGRAM, or the folder of a"
+    " run that trained one"
   )

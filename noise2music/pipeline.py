@@ -6,6 +6,7 @@ music.save("waltz.wav")
 """
 
 import dataclasses
+import itertools
 import math
 import re
 import secrets
@@ -136,6 +137,10 @@ class Pipeline:
     duration = first.train_seconds if duration is None else duration
     seeds = _seeds(seed, len(prompts))
     batch_size, devices = min(batch_size, len(prompts)), jax.device_count()
+    # Up to a number that the devices can share out evenly; copies fill it.
+    batch_size = next(
+      n for n in itertools.count(batch_size) if n % devices == 0 or devices % n == 0
+    )
     mesh = MeshShape.sharing_out(batch_size, devices=devices).build() if devices > 1 else None
     signals = self.cascade.generate(
       self.params,

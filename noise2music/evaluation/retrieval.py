@@ -23,8 +23,10 @@ class Share:
 def retrieval_at(k: int, *, similarity: Float[np.ndarray, "queries items"], seed: int = 0) -> Share:
   """The share of queries whose own item, that of the same number, is among the k most similar.
 
-  Of items that tie, each order is taken as equally likely.
+  Of items that tie, each order is taken as equally likely. Raises ValueError on what is not finite.
   """
+  if not np.isfinite(similarity).all():
+    raise ValueError("a similarity is NaN or infinite: mend the encoder that gave the vectors")
   own = np.diagonal(similarity)[:, None]
   before, ties = np.sum(similarity > own, 1), np.sum(similarity == own, 1)
   found = np.clip((k - before) / ties, 0.0, 1.0)

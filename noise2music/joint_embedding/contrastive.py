@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from noise2music.errors import UserError
 from noise2music.typing import Array
 
 Vectors = Float[Array, "batch width"]
@@ -52,6 +53,8 @@ class MuLan:
   """MuLan (Huang et al., 2022): both directions in one sum, without the pair itself.
 
   -ln h_ii + ln sum_{j != i} (h_ij + h_ji),  h_ij = exp(audio_i . text_j / temperature)
+
+  A row that has no other to be compared with has a loss of 0.
   """
 
   def __call__(
@@ -60,7 +63,10 @@ class MuLan:
     logits = _logits(audio, text, temperature)
     both = jnp.stack([logits, logits.T])
     others = ~jnp.eye(len(logits), dtype=bool) & keep[None, :]
-    return jax.nn.logsumexp(both, axis=(0, 2), where=others[None]) - jnp.diagonal(logits)
+    some = jnp.any(others, axis=1)
+    others = others | ~some[:, None]  # so that no logarithm of nothing is taken
+    loss = jax.nn.logsumexp(both, axis=(0, 2), where=others[None]) - jnp.diagonal(logits)
+    return jnp.where(some, loss, 0.0)
 
   def chance(self, batch: Array) -> Array:
     return jnp.log(2 * (batch - 1))
@@ -68,24 +74,33 @@ class MuLan:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Temperature:
-  """One learnt number, kept between `least` and 1 (MuLan: in (0, 1]; CLIP: least .01)."""
+  """One learnt number between `least` and 1, neither of which it quite reaches (MuLan: in (0, 1];
+  CLIP: .01 or more). initial: between them."""
 
   initial: float = 0.07
   least: float = 0.01
 
+  def __post_init__(self):
+    if not 0 <= self.least < self.initial < 1:
+      raise UserError(
+        f"the temperature begins at {self.initial:g}: give one between {self.least:g} and 1"
+      )
+
   def init(self) -> jax.Array:
-    return jnp.float32(math.log(self.initial))
+    share = (self.initial - self.least) / (1 - self.least)
+    return jnp.float32(math.log(share / (1 - share)))
 
   def __call__(self, parameter: Array) -> jax.Array:
-    return jnp.clip(jnp.exp(parameter), self.least, 1.0)
+    # A sigmoid has a gradient everywhere: one that was cut off would stay at its bound for ever.
+    return self.least + (1 - self.least) * jax.nn.sigmoid(parameter)
 
 
 def ranks(audio: Vectors, text: Vectors, *, keep: Rows) -> Float[Array, "batch"]:
   """For each text, how many clips are nearer to it than its own; of equally near ones half."""
   similarity = jnp.where(keep[None, :], text @ audio.T, -jnp.inf)
   own = jnp.diagonal(similarity)[:, None]
-  before = jnp.sum(similarity > own, axis=1)
-  return before + (jnp.sum(similarity == own, axis=1) - 1) / 2
+  before = jnp.sum(~(similarity <= own), axis=1)  # so that NaN ranks last
+  return before + jnp.maximum(jnp.sum(similarity == own, axis=1) - 1, 0) / 2
 
 
 def _logits(audio: Vectors, text: Vectors, temperature: Array) -> Float[Array, "batch batch"]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -19,8 +20,8 @@ from noise2music.typing import PyTree
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Embedder:
-  """An `encoder.AudioTextEncoder`. batch_size: windows, or texts, at once; a multiple of the number
-  of devices. weights: fingerprint of the parameters.
+  """An `encoder.AudioTextEncoder`. batch_size: windows, or texts, at once; on several devices the
+  next multiple of their number. weights: fingerprint of the parameters.
   """
 
   objective: JointEmbeddingObjective
@@ -39,11 +40,16 @@ class Embedder:
   @property
   def fingerprint(self) -> str:
     """Differs where a clip or a text may get another vector."""
-    return f"{self.weights}, windows of {self.objective.window_seconds:g} s"
+    ours = self.objective
+    how = (ours.token_length, ours.tokenizer.fingerprint(), ours.log_mel, ours.sample_rate_hz)
+    seen = hashlib.sha256(repr(how).encode()).hexdigest()[:8]
+    return f"{self.weights}-{seen}, windows of {ours.window_seconds:g} s"
 
   def embed_audio(self, clips: Sequence[Float[np.ndarray, "_"]]) -> Float[np.ndarray, "n width"]:
     """As `split_windows` and `pool_windows` say, but that a clip shorter than a window is repeated
     until it fills one. Raises UserError on an empty clip."""
+    if not len(clips):
+      return np.zeros((0, self.width), np.float32)
     windows = [self._windows(clip) for clip in clips]
     run = functools.partial(self._audio, self.params)
     vectors = np.concatenate([run(*part) for part in self._batches(np.concatenate(windows))])
@@ -53,6 +59,8 @@ class Embedder:
   def embed_texts(self, texts: Sequence[str]) -> Float[np.ndarray, "n width"]:
     """Raises UserError on an empty text."""
     objective = self.objective
+    if not len(texts):
+      return np.zeros((0, self.width), np.float32)
     arrays = tokenize(texts, tokenizer=objective.tokenizer, length=objective.token_length)
     run = functools.partial(self._texts, self.params)
     vectors = np.concatenate([run(*part) for part in self._batches(*arrays)])
@@ -70,8 +78,9 @@ class Embedder:
   def _batches(self, *arrays: np.ndarray) -> Iterator[tuple]:
     """Of one size, the last filled up with its last row, each on the devices."""
     mesh, rules = MeshShape().build(), LogicalRules()
-    for start in range(0, len(arrays[0]), self.batch_size):
-      rows = np.minimum(np.arange(start, start + self.batch_size), len(arrays[0]) - 1)
+    size = -(-self.batch_size // jax.device_count()) * jax.device_count()
+    for start in range(0, len(arrays[0]), size):
+      rows = np.minimum(np.arange(start, start + size), len(arrays[0]) - 1)
       part = tuple(array[rows] for array in arrays)
       if jax.device_count() == 1:
         yield part

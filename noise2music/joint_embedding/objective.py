@@ -1,8 +1,7 @@
 """What training minimises: a contrastive loss of clips and texts, from int16 audio and tokens.
 
 The batch is the whole one, among however many devices it is shared out: every clip is compared with
-the texts of all. Work through it in one part, since `Training.accumulation` would compare within
-parts alone.
+the texts of all.
 """
 
 import dataclasses
@@ -50,6 +49,8 @@ class JointEmbeddingObjective:
   log_mel: LogMel = LogMel(bands=64, window_seconds=0.025, min_hz=60.0, max_hz=7800.0)
   sample_rate_hz: int = 24_000
   window_seconds: float = 10.0
+
+  compares_rows = True  # so a batch cannot be worked through in parts
 
   def __post_init__(self):
     if hasattr(self.text_encoder, "config"):

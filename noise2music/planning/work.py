@@ -50,10 +50,21 @@ def _of_equation(equation) -> float:
     case "scan":
       return equation.params["length"] * sum(map(_flops, _inner(equation)))
     case "shard_map":  # of which the shapes are those of one device
-      return equation.params["mesh"].size * sum(map(_flops, _inner(equation)))
+      return _parts(equation) * sum(map(_flops, _inner(equation)))
     case "cond":
       return max(map(_flops, _inner(equation)))
   return sum(map(_flops, _inner(equation)))
+
+
+def _parts(equation) -> int:
+  """Into how many its arguments are split; along other axes of the mesh all do the same."""
+  specs, sizes = equation.params["in_specs"], equation.params["mesh"].shape
+  named = {name for spec in specs for entry in spec for name in _names(entry)}
+  return math.prod(sizes[name] for name in named)
+
+
+def _names(entry) -> tuple[str, ...]:
+  return (entry,) if isinstance(entry, str) else tuple(entry or ())
 
 
 def _inner(equation) -> Iterator:

@@ -105,8 +105,9 @@ class Cascade:
     params: one tree a stage, as its objective's `init` returns. seconds: of each clip, any length
     above zero. batch_size: clips that run at once; the last batch is filled up with copies, so a
     clip is bit for bit the same whatever else is asked for, as long as batch_size stays. sampling:
-    stage name -> in place of the stage's own. mesh: among whose devices the clips of a batch are
-    shared out, and along `sequence` the time of each; without one, a single device makes them all.
+    stage name -> in place of the stage's own. mesh: of `MeshShape`, among
+    whose devices the clips of a batch are shared out, and along `sequence` the time of each;
+    without one, a single device makes them all.
     on_stage: called with (stage name, first clip, clips in all) when a stage begins a batch.
     """
     if seconds <= 0:

@@ -84,6 +84,11 @@ def prepare(training, batch: Batch, *, mesh: AnyMesh | None = None) -> Setup:
   """
   mesh = training.mesh.build() if mesh is None else mesh
   rules, objective = training.rules, training.objective
+  if training.accumulation > 1 and getattr(objective, "compares_rows", False):
+    raise UserError(
+      f"a {type(objective).__name__} compares all clips of a batch, which {training.accumulation}"
+      " parts would keep apart: set ACCUMULATION to 1, and take a smaller batch or more devices"
+    )
   _check_batch(_rows(batch), shards=rules.batch_shards(mesh), parts=training.accumulation)
   key = jax.random.fold_in(jax.random.key(training.seed), _INIT)
   sharding = rules.batch_sharding(mesh)

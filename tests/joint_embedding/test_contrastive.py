@@ -1,7 +1,6 @@
 """Losses against numbers computed elsewhere, and over a batch that eight devices share."""
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from noise2music.errors import UserError
 from noise2music.joint_embedding.contrastive import InfoNCE, MuLan, Temperature, ranks
 
 AUDIO = jnp.array([[1, 0], [0, 1], [0.6, 0.8]])
@@ -55,18 +55,33 @@ def test_ranks_count_nearer_clips_and_half_of_equally_near_ones():
   np.testing.assert_array_equal(ranks(jnp.ones((3, 2)), TEXT, keep=ALL), [1, 1, 1])
 
 
-def test_the_temperature_stays_between_its_bounds():
+def test_the_temperature_stays_between_its_bounds_and_can_always_move():
   temperature = Temperature(initial=0.07, least=0.01)
-  assert float(temperature(temperature.init())) == pytest.approx(0.07)
-  assert float(temperature(jnp.float32(5))) == 1.0
-  assert float(temperature(jnp.float32(-50))) == pytest.approx(0.01)
-  gradient = jax.grad(lambda p: temperature(p))(temperature.init())
-  assert float(gradient) == pytest.approx(0.07)
-  assert math.isfinite(float(jax.grad(lambda p: temperature(p))(jnp.float32(-50))))
+  assert float(temperature(temperature.init())) == pytest.approx(0.07, rel=1e-5)
+  for far in (-6.0, 6.0):
+    assert 0.01 < float(temperature(jnp.float32(far))) < 1
+    assert float(jax.grad(temperature)(jnp.float32(far))) > 1e-4
+  with pytest.raises(UserError, match=r"between 0\.01 and 1"):
+    Temperature(initial=1.5)
+
+
+def test_a_batch_with_one_text_gives_no_loss_and_no_gradient():
+  keep = jnp.array([True, False, False])
+  loss = lambda audio: jnp.sum(  # noqa: E731
+    jnp.where(keep, MuLan()(audio, TEXT, temperature=jnp.float32(0.5), keep=keep), 0)
+  )
+  assert float(loss(AUDIO)) == 0
+  assert np.isfinite(jax.grad(loss)(AUDIO)).all()
+
+
+def test_vectors_that_are_no_numbers_rank_last():
+  found = ranks(AUDIO.at[1].set(jnp.nan), TEXT, keep=ALL)
+  assert float(found[1]) == 3
 
 
 _EIGHT = """
 import json, jax, numpy as np
+from noise2music.errors import UserError
 from noise2music.joint_embedding.contrastive import InfoNCE, MuLan
 from noise2music.sharding.mesh import MeshShape
 from noise2music.sharding.rules import LogicalRules

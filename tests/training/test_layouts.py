@@ -108,5 +108,10 @@ def test_nothing_is_sent_that_the_layout_does_not_need(stage):
     assert sent[name].keys() <= {"all-reduce", "all-gather", "reduce-scatter"}
     assert sent[name]["all-gather"][1] < ADDED_UP * weights
     assert sent[name]["all-reduce"][1] < ADDED_UP * weights + 2**13
-  # Time: neighbours exchange what kernels reach over, norms add up statistics, attention gathers.
+  # Time: neighbours exchange what kernels reach over, norms add up statistics, and self-attention
+  # gathers its keys and values: float32 [4 clips, 128, 16] each, in two blocks.
   assert sent["sequence"].keys() <= {"all-reduce", "collective-permute", "all-gather"}
+  assert sent["sequence"]["collective-permute"][1] < 2**14
+  attends = any("self_attention" in path for path in stage["one"]["bytes"])
+  gathered = sent["sequence"].get("all-gather", [0, 0])[1]
+  assert gathered <= (2 * 2 * 4 * 128 * 16 * 4 if attends else 0)

@@ -2,14 +2,16 @@
 
   python -m launch.demo --minutes=15 --out=runs/demo
 
-Renders the score corpus, trains the stages with the same `python -m launch.train` that trains
-anything else, generates clips from prompts that were not in training, and writes report.html and
-metrics.json. Stopped at any moment and started again, it goes on from where it was. From 40 minutes
-on the music is in several voices.
+Renders the score corpus, hides the captions of half of it, trains a joint embedding on the other
+half and labels the first with it. Trains the stages on both with the same `python -m launch.train`
+that trains anything else, generates clips from prompts that were not in training, and writes
+report.html and metrics.json. Stopped at any moment and started again, it goes on from where it was.
+From 40 minutes on the music is in several voices.
 """
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
 import shlex
@@ -28,6 +30,7 @@ from data_pipelines.captions.vocabulary import train_vocabulary
 from data_pipelines.datasets.score_corpus.corpus import Prompt, ScoreCorpus
 from data_pipelines.manifest import Clip, read_manifest
 from launch import gin_main
+from launch.demo_labels import MIXED, Labelling, hide_captions, label
 from launch.demo_report import write_demo_report
 from noise2music.audio.sound_check import sound_check
 from noise2music.audio.wav_io import read_audio
@@ -64,12 +67,14 @@ class TrainedStage:
 class Demo:
   """What the demo makes. Bound by configs/runs/demo/demo.gin.
 
+  labelling: of the half of the music whose captions are hidden from training.
   shown: clips in the report. judged: clips behind the figures. judging_share: of the whole time
   that is kept for generating and judging. clip_seconds: length of generated clips. reference:
   real training clips that figures are measured from.
   """
 
   corpus: ScoreCorpus
+  labelling: Labelling
   stages: tuple[TrainedStage, ...]
   shown: int
   judged: int
@@ -112,15 +117,21 @@ def make_demo(config: str, *, minutes: float, out: Path) -> None:
   _say(started, f"rendering {demo.corpus.hours:g} hours of music from scores")
   manifest = demo.corpus.render(out / "corpus", progress=_RenderProgress())
   clips = list(read_manifest(manifest))
-  train_vocabulary(manifest, out / VOCABULARY)
+  hide_captions(manifest, seed=demo.labelling.seed)
+  plan.spent(started)
+  _say(started, "half of the music has lost its captions: training what will label it")
+  train = functools.partial(_train, plan=plan, started=started)
+  labels = label(demo.labelling, manifest, out=out, train=train)
+  train_vocabulary(manifest.with_name(MIXED), out / VOCABULARY)
   plan.spent(started)
   ends = started + 60 * minutes * (1 - demo.judging_share)
-  _train_stages(demo, plan, out=out, ends=ends, started=started)
+  _train_stages(demo, plan, data=manifest.with_name(MIXED), out=out, ends=ends, started=started)
   _say(started, "generating and judging")
   pipeline = Pipeline.from_pretrained(out)
   judged = judge(demo, pipeline, clips, manifest.parent)
   metrics = {
     **judged.metrics,
+    "labels": labels,
     "stages": plan.stages,
     "minutes": (time.monotonic() - started) / 60,
     "jax": jax.__version__,
@@ -153,10 +164,12 @@ class _RenderProgress:
       print(f"  {what}: {done} of {total}", flush=True)
 
 
-def _train_stages(demo: Demo, plan: "_Plan", *, out: Path, ends: float, started: float) -> None:
+def _train_stages(
+  demo: Demo, plan: "_Plan", *, data: Path, out: Path, ends: float, started: float
+) -> None:
   """Trains one stage after the other, each for its share of the time that is left."""
   for index, stage in enumerate(demo.stages):
-    values = [f'MODEL_DIR="{out / stage.name}"', f'DATA="{out / "corpus"}"']
+    values = [f'MODEL_DIR="{out / stage.name}"', f'DATA="{data}"']
     if stage.reads_text:
       values.append(f'VOCABULARY="{out / VOCABULARY}"')
     if stage.name not in plan.stages:
@@ -164,13 +177,18 @@ def _train_stages(demo: Demo, plan: "_Plan", *, out: Path, ends: float, started:
       seconds = stage_seconds(demo.stages[index:], left=left, whole=ends - started)
       plan.add(stage.name, _steps_for(stage, values, seconds=seconds))
     steps = plan.stages[stage.name]["steps"]
-    command = [sys.executable, "-m", "launch.train", f"--gin_file={stage.config}"]
-    command += [f"--gin.{value}" for value in [*values, f"TRAIN_STEPS={steps}"]]
-    _say(started, f"training {stage.name}: {steps} steps\n  $ {shlex.join(command[1:])}")
-    code = run_to_the_end(command)
-    plan.spent(started)  # also where it was stopped: what it did is saved
-    if code:
-      raise KeyboardInterrupt if code == 130 else SystemExit(code)
+    _say(started, f"training {stage.name}: {steps} steps")
+    _train(stage.config, [*values, f"TRAIN_STEPS={steps}"], plan=plan, started=started)
+
+
+def _train(config: str, values: list[str], *, plan: "_Plan", started: float) -> None:
+  command = [sys.executable, "-m", "launch.train", f"--gin_file={config}"]
+  command += [f"--gin.{value}" for value in values]
+  print(f"  $ {shlex.join(command[1:])}", flush=True)
+  code = run_to_the_end(command)
+  plan.spent(started)  # also where it was stopped: what it did is saved
+  if code:
+    raise KeyboardInterrupt if code == 130 else SystemExit(code)
 
 
 def stage_seconds(waiting: Sequence[TrainedStage], *, left: float, whole: float) -> float:

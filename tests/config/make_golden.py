@@ -24,7 +24,8 @@ def main(out: Path) -> None:
   with tempfile.TemporaryDirectory() as name:
     data = make_data(Path(name))
     for path in sorted(RUNS.rglob("*.gin")):
-      if "base/training.gin" in path.read_text() or "towers.gin" in path.read_text():
+      text = path.read_text()
+      if "base/training.gin" in text or "joint_embedding" in path.as_posix():
         run = path.relative_to(RUNS).as_posix().replace("/", "-")
         (out / run).write_text(resolved(path, data))
 
@@ -51,7 +52,8 @@ def resolved(path: Path, data: Path) -> str:
   text = path.read_text()
   bindings = [f'MODEL_DIR = "{data / "run"}"', f'DATA = "{data}"']
   vocabulary = data / "vocabulary.model"
-  if "small_vocabulary" in text or "joint_embedding/tiny.gin" in text:
+  towers = ("joint_embedding/tiny.gin", "joint_embedding/demo.gin")
+  if "small_vocabulary" in text or any(name in text for name in towers):
     bindings.append(f'VOCABULARY = "{vocabulary}"')
   if "t5_frozen" in text:
     bindings += [f'T5_VOCABULARY = "{vocabulary}"', 'T5_WEIGHTS = "t5"']

@@ -4,7 +4,8 @@
    "sha256": "...", "rules": {...}, ...}
 
 What was dropped stands in `NAME.dropped.jsonl` with its reason. The sha256 is that of the text
-file: a list that was changed by hand is noticed.
+file: a list that was changed by hand is noticed. For a list that was written by hand
+{"kind": "long"} is enough.
 """
 
 import collections
@@ -17,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.captions.refine import Dropped, Rules, refine
-from data_pipelines.manifest import KINDS, atomic_text
+from data_pipelines.manifest import LONG, SHORT, atomic_text
 from data_pipelines.parallel import Progress, no_progress
 from noise2music.errors import UserError
+
+_MOST_LINE_BYTES = 10_000
 
 
 class EmptyList(UserError):
@@ -50,12 +53,16 @@ class ListSummary:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CaptionList:
-  """A vocabulary that was read. kind: "long" or "short". about: the rest of the JSON file."""
+  """A vocabulary that was read. kind: "long" or "short". about: the rest of the JSON file.
+
+  dropped: lines that are too long or no UTF-8, which are not in `captions`.
+  """
 
   kind: str
   source: str
   captions: tuple[str, ...]
   about: Mapping[str, Any]
+  dropped: int = 0
 
 
 def list_path(out: str | os.PathLike) -> Path:
@@ -117,30 +124,52 @@ def write_list(
 
 
 def read_list(path: str | os.PathLike) -> CaptionList:
-  """The vocabulary at `path`. Raises UserError where it is absent, empty, or not as it was made."""
+  """The vocabulary at `path`; blank lines do not count, a caption counts once.
+
+  Raises UserError where it is absent, empty, or not as it was made.
+  """
   path = list_path(path)
+  beside = path.with_suffix(".json")
+  by_hand = f'write {{"kind": "long"}} or {{"kind": "short"}} into {beside}'
   try:
     raw = path.read_bytes()
-    about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    kind, source, digest = (about.pop(name) for name in ("kind", "source", "sha256"))
+    about = json.loads(beside.read_text(encoding="utf-8"))
+    kind, source = about.pop("kind"), about.pop("source", "")
+    digest = about.pop("sha256", None)
   except FileNotFoundError as error:
-    mend = f"make both with `n2m data captions text {path} --out ANOTHER.txt`"
+    mend = f"make both files with `n2m data captions text`, or for a list of your own {by_hand}"
     raise UserError(f"there is no file {error.filename}; {mend}") from None
   except OSError as error:
     raise UserError(f"cannot read {path} ({error.strerror}); check its permissions") from error
-  except (ValueError, KeyError, AttributeError, RecursionError) as error:
-    name = path.with_suffix(".json")
-    raise UserError(f"{name} does not describe a caption list; make the list again") from error
-  if kind not in KINDS or not isinstance(source, str):
-    raise UserError(f"{path.with_suffix('.json')} has no known kind; make the list again")
-  if hashlib.sha256(raw).hexdigest() != digest:
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    mend = f"make the list again, or for one of your own {by_hand}"
+    raise UserError(f"{beside} does not say what {path.name} holds; {mend}") from error
+  if kind not in (LONG, SHORT):
+    raise UserError(f"{path} is said to be of kind {kind!r}, not long or short; {by_hand}")
+  if digest is not None and hashlib.sha256(raw).hexdigest() != digest:
     raise UserError(
       f"{path} is not as it was made; pass it through `n2m data captions text` to use it changed"
     )
-  captions = tuple(raw.decode().splitlines())
+  captions, dropped = _captions(raw)
   if not captions:
-    raise UserError(f"{path} has 0 captions; make it from other texts")
-  return CaptionList(kind=kind, source=source, captions=captions, about=about)
+    raise UserError(f"{path} holds no caption; write one a line, or make it from other texts")
+  return CaptionList(kind=kind, source=str(source), captions=captions, about=about, dropped=dropped)
+
+
+def _captions(raw: bytes) -> tuple[tuple[str, ...], int]:
+  """Captions, and how many lines cannot be any."""
+  found, dropped = {}, 0
+  for line in raw.split(b"\n"):
+    try:
+      text = line.decode().strip().removeprefix("\ufeff")
+    except UnicodeDecodeError:
+      dropped += 1
+      continue
+    if len(line) > _MOST_LINE_BYTES:
+      dropped += 1
+    elif text:
+      found[text] = None
+  return tuple(found), dropped
 
 
 class _Empty(Exception):

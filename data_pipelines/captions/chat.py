@@ -2,13 +2,15 @@
 
 The key comes from the environment and goes into one header of requests to that one server: it is
 not followed to where a server redirects, not sent without encryption to another machine, and taken
-out of whatever a server says before that is shown or stored.
+out of whatever a server says before that is shown or stored. Short words that servers on this
+machine take for a key ("x", "none") are no secret, and left where they stand.
 """
 
 import dataclasses
 import email.utils
 import hashlib
 import http.client
+import ipaddress
 import json
 import math
 import os
@@ -21,11 +23,14 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
+from data_pipelines.captions.timed_http import TimedHttp, TimedHttps
 from data_pipelines.importers.fields import clean_text
 from noise2music.errors import UserError
 
 _PATH = "/chat/completions"
 _MOST_REPLY_BYTES = 1 << 22
+_MOST_SECONDS = 86_400.0
+_LEAST_SECRET = 16  # characters; a shorter key would be found within words
 _AGAIN = {408, 409, 425, 429}  # and all from 500 on
 _THIS_REQUEST = {400, 413, 422}
 
@@ -88,8 +93,22 @@ class Endpoint:
         "the url of the server must end with its path: a key or password belongs into the "
         f"environment variable {self.key_variable or 'that --key-variable names'}"
       )
-    if self.timeout_seconds <= 0 or self.attempts < 1 or self.first_wait_seconds < 0:
-      raise UserError("timeout_seconds must be above 0 and attempts 1 or more")
+    waits = self.first_wait_seconds, self.most_wait_seconds
+    if not 0 < self.timeout_seconds <= _MOST_SECONDS or not self.attempts >= 1:
+      raise UserError("timeout_seconds must be above 0 and at most a day, and attempts 1 or more")
+    if not all(0 <= seconds <= _MOST_SECONDS for seconds in waits):
+      raise UserError(
+        "first_wait_seconds and most_wait_seconds must be 0 or more and at most a day"
+      )
+
+  @property
+  def local(self) -> bool:
+    """Whether the server is this machine."""
+    host = urllib.parse.urlsplit(self.url).hostname
+    try:
+      return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, which may begin with 127. and be that of any machine
+      return host == "localhost"
 
   @property
   def address(self) -> str:
@@ -103,8 +122,7 @@ class Endpoint:
     if key and not re.fullmatch(r"[\x21-\x7e]+", key):
       raise UserError(f"{self.key_variable} holds characters that no key has; set it again")
     parts = urllib.parse.urlsplit(self.url)
-    local = parts.hostname in ("localhost", "::1") or parts.hostname.startswith("127.")
-    if key and parts.scheme == "http" and not local:
+    if key and parts.scheme == "http" and not self.local:
       raise UserError(
         f"the key in {self.key_variable} would be sent to {parts.hostname} without encryption; "
         "use https, or send none by --key-variable ''"
@@ -118,7 +136,9 @@ class Chat:
   def __init__(self, endpoint: Endpoint, *, stop: threading.Event):
     self._endpoint, self._stop = endpoint, stop
     self._key = endpoint.key()
-    self._opener = urllib.request.build_opener(_NoRedirects)
+    # The environment may name a proxy, which would be told the key of a server on this machine.
+    no_proxy = [urllib.request.ProxyHandler({})] if endpoint.local else []
+    self._opener = urllib.request.build_opener(_NoRedirects, TimedHttp, TimedHttps, *no_proxy)
     self._pause_until = 0.0
 
   @property
@@ -139,7 +159,7 @@ class Chat:
         raw = self._read(response, begin=begin)
     except urllib.error.HTTPError as error:
       with error:
-        raise self._refusal(error) from None
+        raise self._refusal(error, begin=begin) from None
     except TimeoutError:
       reason = f"no reply within {self._endpoint.timeout_seconds:g} s"
       raise TryAgain(reason, maybe_billed=True) from None
@@ -158,7 +178,8 @@ class Chat:
     """
     endpoint = self._endpoint
     spread = hashlib.sha256(f"{body_key}/{attempt}".encode()).digest()[0] / 510 + 0.5
-    seconds = min(endpoint.first_wait_seconds * 2**attempt, endpoint.most_wait_seconds) * spread
+    doubled = endpoint.first_wait_seconds * 2 ** min(attempt, 30)
+    seconds = min(doubled, endpoint.most_wait_seconds) * spread
     if asked is not None:
       seconds = max(asked, 0.0)
       self._pause_until = max(self._pause_until, time.monotonic() + seconds)
@@ -182,8 +203,8 @@ class Chat:
         raise TimeoutError
     return bytes(raw)
 
-  def _refusal(self, error: urllib.error.HTTPError) -> Exception:
-    code, said = error.code, self._said(error)
+  def _refusal(self, error: urllib.error.HTTPError, *, begin: float) -> Exception:
+    code, said = error.code, self._said(error, begin=begin)
     about = f"HTTP {code}{': ' + said if said else ''}"
     if code in _AGAIN or code >= 500:
       wait = _retry_after(error.headers.get("Retry-After"))
@@ -195,23 +216,25 @@ class Chat:
     where = self._endpoint.address
     if code in (401, 403):
       mend = f"set {self._endpoint.key_variable or 'a key'} to a key that may use the model"
+    elif code == 402:
+      mend = "top up the balance of the account that the key belongs to"
     elif 300 <= code < 400:
       mend = "give the address that it sends to"
     else:
       mend = "check the url and the name of the model"
     return UserError(f"{where} answers {about}; {mend}")
 
-  def _said(self, error: urllib.error.HTTPError) -> str:
+  def _said(self, error: urllib.error.HTTPError, *, begin: float) -> str:
     try:
-      raw = error.read(1 << 14).decode(errors="replace")
-    except (OSError, http.client.HTTPException):
+      raw = self._read(error, begin=begin).decode(errors="replace")
+    except (OSError, http.client.HTTPException, NoReply):
       return ""
     try:
       raw = json.loads(raw)["error"]
       raw = raw["message"] if isinstance(raw, dict) else raw
     except (ValueError, KeyError, TypeError, RecursionError):
       pass
-    return self._clean(str(raw))[:200]
+    return clean_text(self._without_key(str(raw))[: 1 << 14])[:200]
 
   def _parse(self, raw: bytes) -> Reply:
     try:
@@ -237,7 +260,7 @@ class Chat:
     return clean_text(self._without_key(text))
 
   def _without_key(self, text: str) -> str:
-    return text.replace(self._key, "(key)") if self._key else text
+    return text.replace(self._key, "(key)") if len(self._key) >= _LEAST_SECRET else text
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

@@ -18,6 +18,7 @@ _ABBREVIATIONS = {
 _NUMBERED = {"no", "nos", "nr", "op", "opus"}
 # An end of a sentence: its marks, closing quotes, then a space (none in Chinese and Japanese).
 _END = re.compile(r"""(?:[.!?…]+["')\]]*(?=\s)|[。！？]+["'」』）]*)""")
+_NO_WORD = re.compile(r"[\W_]+")
 _GLUED = re.compile(r"(?<=[a-z]{2})([.!?])(?=[A-Z][a-z])")
 
 
@@ -52,9 +53,11 @@ def split_sentences(text: str) -> list[str]:
 
 
 def normal_form(text: str) -> str:
-  """What two spellings of one caption have in common: words in small letters, no punctuation."""
-  text = unicodedata.normalize("NFKC", text).casefold()
-  return " ".join(re.findall(r"[^\W_]+(?:'[^\W_]+)*", text))
+  """What two spellings of one text have in common: words in small letters, one space between two.
+
+  Apostrophes part words, straight or not, so that a name is found in "Bob Dylan's voice".
+  """
+  return _NO_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
 def _clean_once(text: str) -> str:

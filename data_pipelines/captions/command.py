@@ -42,7 +42,9 @@ def _add(sources, name: str, run: Callable, *, help: str) -> argparse.ArgumentPa
     default=name == "llm",
     help="drop what seems to be about other things (English); %(default)s",
   )
-  parser.add_argument("--similarity", type=float, help="above it two captions are one; 1 for equal")
+  parser.add_argument(
+    "--similarity", type=float, help="captions at least so alike are one; 1 for equal"
+  )
   parser.add_argument("--least-words", type=int)
   parser.add_argument("--most-characters", type=int)
   parser.set_defaults(run=run)

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -72,7 +73,8 @@ class Answer:
 class LlmSummary:
   """songs: counts by status, which add up to the rows of the table. spent: earlier runs included.
 
-  written: None where there was no reply to make a vocabulary of. error: what ended the run early.
+  written: None where there was no reply to make a vocabulary of. damaged: lines among the replies
+  that could not be read, whose songs were asked again. error: what ended the run early.
   """
 
   songs: dict[str, int]
@@ -81,6 +83,7 @@ class LlmSummary:
   written: ListSummary | None
   replies: Path
   failed: Path
+  damaged: int
   error: UserError | None
 
   def __str__(self) -> str:
@@ -91,6 +94,8 @@ class LlmSummary:
       f"spent in all: {self.spent.requests} requests, {self.spent.tokens} tokens{cost}",
       f"replies: {self.replies}\nwithout reply, with reasons: {self.failed}",
     ]
+    if self.damaged:
+      lines.append(f"{self.damaged} damaged lines among the replies were passed over")
     if self.songs.get(NOT_ASKED) and self.error is None:
       lines.append("the limit is reached: raise it and run the same command to go on")
     return "\n".join([*lines, str(self.written)] if self.written else lines)
@@ -108,7 +113,8 @@ def make_llm_list(
 ) -> LlmSummary:
   """Asks for captions of the songs in a table and writes a vocabulary of them to `out`.
 
-  What ended the run early is the summary's `error`; all that was made before is kept and written.
+  What ended the run early is the summary's `error`; all replies until then, those of earlier runs
+  included, are kept and written.
   Raises UserError for input of which nothing can be asked, `Stopped` on Ctrl-C.
   """
   path = list_path(out)
@@ -144,6 +150,7 @@ def make_llm_list(
     written=written,
     replies=replies_path,
     failed=failed_path,
+    damaged=replies.damaged,
     error=run.error,
   )
 
@@ -157,12 +164,20 @@ class _Asker:
   attempts: int
   budget: Budget
   replies: Replies
+  answered: set[str] = dataclasses.field(default_factory=set)  # keys, in this run
+
+  def known(self, song: Song) -> Answer | None:
+    """The answer that is kept, None where the song has to be asked about."""
+    key = request_key(self.ask.body(song))
+    reply = self.replies.get(key)
+    status = ANSWERED if key in self.answered else KNOWN
+    return None if reply is None else Answer(song=song, status=status, reply=reply)
 
   def __call__(self, song: Song) -> Answer:
+    if known := self.known(song):
+      return known
     body = self.ask.body(song)
     key = request_key(body)
-    if known := self.replies.get(key):
-      return Answer(song=song, status=KNOWN, reply=known)
     text = "".join(message["content"] for message in body["messages"])
     # A token is a byte or more, so a prompt has no more tokens than bytes.
     prompt_tokens = len(text.encode()) + _OVERHEAD_TOKENS * len(body["messages"])
@@ -182,6 +197,7 @@ class _Asker:
         reply = self.chat.attempt(body)
         used = _used(reply, most=most)
         self.replies.add(key, reply, spent=spent + used)
+        self.answered.add(key)
         return Answer(song=song, status=ANSWERED, reply=reply)
       except NoReply as error:
         reason, wait = str(error), getattr(error, "wait_seconds", None)
@@ -189,6 +205,10 @@ class _Asker:
         spent += used
         if not isinstance(error, TryAgain) or attempt + 1 == self.attempts:
           break
+      except UserError:
+        with contextlib.suppress(UserError):  # where nothing can be written, that is the error
+          self.replies.add_failure(spent=spent + used)
+        raise
       finally:
         self.budget.settle(most, used)
       if not self.chat.wait(key, attempt=attempt, asked=wait):
@@ -200,7 +220,10 @@ class _Asker:
 
 
 class _Run:
-  """Turns rows into raw texts and counts; `error` is what ended it before its time."""
+  """Turns rows into raw texts and counts; `error` is what ended it before its time.
+
+  Known replies behind an error are still given: the vocabulary must not shrink by it.
+  """
 
   def __init__(
     self,
@@ -213,6 +236,7 @@ class _Run:
     self._asker, self._rows, self._stop, self._progress = asker, rows, stop, progress
     self.counts: collections.Counter[str] = collections.Counter()
     self.failed: list[dict[str, str]] = []
+    self._taken = 0  # songs
     self.error: UserError | None = None
 
   def texts(self) -> Iterator[Raw | Dropped]:
@@ -225,6 +249,9 @@ class _Run:
         yield from self._answered(songs, advance)
     except UserError as error:
       self.error = error
+      for answer in filter(None, map(self._asker.known, songs[self._taken :])):
+        self.counts[answer.status] += 1
+        yield from raw_texts(answer.song, answer.reply)
     finally:
       self.counts[NOT_ASKED] += len(self._rows) - self.counts.total()
 
@@ -236,6 +263,7 @@ class _Run:
     with contextlib.closing(answers):  # now, not when the last reference to it happens to go
       for answer in answers:
         advance(1.0)
+        self._taken += 1
         in_a_row = in_a_row + 1 if answer.status == FAILED else 0
         if answer.status == FAILED:
           self._fail(answer.song.place, answer.reason, status=FAILED)
@@ -272,8 +300,9 @@ def _names(line: str, song: Song) -> bool:
   """Titles of one word are often words of the language ("Waltz"), so only longer ones count."""
   line = f" {normal_form(line)} "
   title, artist = normal_form(song.title), normal_form(song.artist)
+  words = normal_form(re.sub("['\u2019]", "", song.title)).split()  # "Don't" is one
   artist = "" if artist in ("traditional", "unknown", "anonymous", "various artists") else artist
-  long_title = title if len(title.split()) > 1 else ""
+  long_title = title if len(words) > 1 else ""
   return any(name and f" {name} " in line for name in (long_title, artist))
 
 

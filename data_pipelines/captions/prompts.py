@@ -92,15 +92,21 @@ class Prompt:
 def read_prompt(path: Path) -> Prompt:
   """{"instruction": text, "examples": [{"title", "artist", "captions": [...]}, ...]}.
 
-  Raises UserError for anything else.
+  Raises UserError for anything else, and for fields of other names, which would be lost unseen.
   """
   try:
     fields = json.loads(path.read_text(encoding="utf-8"))
+    listed = fields.get("examples", [])
+    _refuse_others(fields, known=("instruction", "examples"), path=path)
+    for example in listed:
+      _refuse_others(example, known=("title", "artist", "captions"), path=path)
     examples = tuple(
       Example(title=_text(e["title"]), artist=_text(e["artist"]), captions=_texts(e["captions"]))
-      for e in fields.get("examples", [])
+      for e in listed
     )
     return Prompt(instruction=_text(fields["instruction"]), examples=examples)
+  except UserError:
+    raise
   except OSError as error:
     raise UserError(f"cannot read {path} ({describe_error(error)}); give another file") from error
   except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -133,6 +139,12 @@ def read_songs(path: Path) -> Iterator[Song | Dropped]:
 
 def _question(song: Song | Example) -> str:
   return f"Title: {song.title}\nArtist: {song.artist or 'unknown'}"
+
+
+def _refuse_others(fields: dict[str, Any], *, known: tuple[str, ...], path: Path) -> None:
+  other = next((name for name in fields.keys() - known), None)
+  if other is not None:
+    raise UserError(f"{path} has the unknown field {other[:40]!r}; use only {', '.join(known)}")
 
 
 def _text(value: Any) -> str:

@@ -97,10 +97,15 @@ class Replies:
       self.damaged += 1
 
   def _write(self, line: bytes) -> None:
+    end = os.fstat(self._file.fileno()).st_size
     try:
-      self._file.write(line)
+      written = 0
+      while written < len(line):  # a write may take a part, as on a disk that is nearly full
+        written += self._file.write(line[written:])
       os.fsync(self._file.fileno())
     except OSError as error:
+      with contextlib.suppress(OSError):
+        self._file.truncate(end)  # or the next line would be lost with the half of this one
       raise cannot_write(self.path, error) from error
 
   def _claim(self) -> None:

@@ -27,9 +27,15 @@ def rated(
   clips), so that a vocabulary need not know the clips that a model is judged by.
   """
   column = column or (CAPTION if kind == LONG else ASPECTS)
-  if is_musiccaps(path) and column in (CAPTION, ASPECTS):
+  musiccaps = is_musiccaps(path)
+  if musiccaps and column in (CAPTION, ASPECTS):
     yield from _of_musiccaps(path, column=column, split=split)
     return
+  if split and musiccaps:
+    raise UserError(
+      f"only the columns {CAPTION} and {ASPECTS} of {path} are read by split, not {column}: leave "
+      f"out the split {split}, or the column"
+    )
   if split:
     raise UserError(f"{path} is no table of MusicCaps, so it has no split {split}: leave it out")
   for row in read_table(path, columns=(column,)):

@@ -15,6 +15,7 @@ from typing import Any
 from data_pipelines.importers.found import Found, audio_files, relative_id
 from data_pipelines.manifest import Caption
 from data_pipelines.report import NOTED, Problem
+from data_pipelines.splits import TEST
 from noise2music.audio.wav_io import AUDIO_SUFFIXES
 from noise2music.errors import UserError
 
@@ -23,7 +24,8 @@ from noise2music.errors import UserError
 class Entry:
   """A row of a table. place: "file:line". names: of its audio, see `stem_of`, best first.
 
-  Several rows with the same audio add their captions up; of the rest, the first row speaks.
+  Several rows with the same audio add their captions up. Its split is that of the first row with
+  one, but for test, which wins over others; of the rest, the first row speaks.
   """
 
   place: str
@@ -59,7 +61,8 @@ def is_named(path: Path, names: tuple[str, ...]) -> bool:
 def join_audio(entries: Iterable[Entry | Problem], *, root: Path) -> Iterator[Found | Problem]:
   """What the rows and the files below `root` (or beside it, where it is a file) have in common.
 
-  Problems: rows whose audio is absent, files that no row names, names that fit two files.
+  Problems: rows whose audio is absent, files that no row names, names that fit two files, rows that
+  disagree about a split.
   """
   root = root.parent if root.is_file() else root
   by_name: dict[str, list[Path]] = collections.defaultdict(list)
@@ -93,9 +96,14 @@ def join_audio(entries: Iterable[Entry | Problem], *, root: Path) -> Iterator[Fo
         audio=audio, id=name, license=entry.license, split=entry.split, extra=entry.extra
       )
       unnamed.pop(name, None)
+    split = before.split or entry.split
+    if entry.split not in (None, split):
+      split = TEST if TEST in (split, entry.split) else split
+      reason = f"split {entry.split}, but {before.split} in a row before; {split} is taken"
+      yield Problem(path=entry.place, reason=reason, status=NOTED)
     captions = dict.fromkeys((caption.kind, caption.text) for caption in before.captions)
     new = tuple(c for c in entry.captions if (c.kind, c.text) not in captions)
-    found[audio] = dataclasses.replace(before, captions=(*before.captions, *new))
+    found[audio] = dataclasses.replace(before, captions=(*before.captions, *new), split=split)
   yield from found.values()
   for path in unnamed.values():
     yield Problem(path=str(path), reason="no row of the metadata that is used names this file")

@@ -54,9 +54,11 @@ class MagnaTagATuneImporter:
         continue
       place, cells = row
       flags = {name: value for name, value in cells.items() if name not in ("clip_id", "mp3_path")}
-      strange = next((name for name, value in flags.items() if value.strip() not in "01"), None)
+      strange = next(
+        (name for name, value in flags.items() if value.strip() not in ("0", "1")), None
+      )
       tags = [name for name, value in flags.items() if value.strip() == "1"]
-      if strange:
+      if strange is not None:
         yield Problem(path=place, reason=f"the tag {strange!r} is neither 0 nor 1")
       elif not tags and not self.untagged:
         yield Problem(path=place, reason="the clip has no tag")

@@ -1,7 +1,9 @@
 """Tables of other people: CSV and TSV files read so that one bad line costs that line alone.
 
 A line that is not UTF-8, has a stray quote, too many cells or too many bytes becomes a `Problem`
-with its place; what makes the whole table unusable is a `UserError`.
+with its place; what makes the whole table unusable is a `UserError`. A quote that is not closed
+costs more: all lines up to the next quote, or to the end, since a cell may hold lines. They are one
+`Problem`, which names the first of them and says up to where.
 """
 
 import csv
@@ -47,6 +49,7 @@ def read_cells(
 ) -> Iterator[Cells | Problem]:
   """All rows as they stand, blank ones left out; the place is that of a row's last line.
 
+  Of a row that is not valid it is that of the first, where the quote is that is not closed.
   skip_spaces: a cell may follow its delimiter after spaces, quotes included. comment: lines that
   begin with it are passed over. Raises UserError for a file that cannot be read.
   """
@@ -57,13 +60,15 @@ def read_cells(
       lines = _lines(file, comment=comment)
       rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=skip_spaces, strict=True)
       while True:
+        begin = rows.line_num + 1
         try:
           cells = next(rows)
         except StopIteration:
           return
         except csv.Error as error:  # the reader goes on behind it
-          reason = f"not valid CSV ({error}); look for a quote that is not closed"
-          yield Problem(path=f"{path}:{rows.line_num}", reason=reason)
+          more = f", lost up to line {rows.line_num}" if rows.line_num > begin else ""
+          reason = f"not valid CSV ({error}){more}; look for a quote that is not closed"
+          yield Problem(path=f"{path}:{begin}", reason=reason)
           continue
         if any(cell.strip() for cell in cells):
           yield _checked(cells, place=f"{path}:{rows.line_num}")

@@ -8,6 +8,7 @@ anything is written, and a damaged member costs itself.
 
 import collections
 import dataclasses
+import errno
 import json
 import os
 import tarfile
@@ -18,7 +19,7 @@ from typing import IO
 
 from data_pipelines.importers.fields import clean_text, read_fields
 from data_pipelines.importers.found import Found, relative_id
-from data_pipelines.manifest import LONG, Caption, cannot_write
+from data_pipelines.manifest import LONG, CannotWrite, Caption, cannot_write
 from data_pipelines.report import NOTED, Problem, describe_error
 from data_pipelines.splits import known_split
 from noise2music.audio.wav_io import AUDIO_SUFFIXES
@@ -28,11 +29,16 @@ _BLOCK = 512
 _CHUNK = 1 << 20
 _MOST_TEXT_BYTES = 1 << 20
 _TEXTS = (".txt", ".json")
+# What a member's name can be to blame for; any other error in writing is one for all members.
+_OF_NAMES = {
+  errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EINVAL,
+  errno.EILSEQ,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WebDatasetImporter:
-  """unpack_to: the folder for the audio, one folder in it for each shard; it must be given.
+  """unpack_to: the folder for the audio, one in it of the name of each shard; it must be given.
 
   most_audio_bytes: larger members are refused. Compressed archives are not read.
   """
@@ -51,8 +57,8 @@ class WebDatasetImporter:
       raise UserError(f"there is no .tar file in {root}; unpack .tar.gz files to .tar first")
     base = root.parent if root.is_file() else root
     for shard in shards:
-      name = relative_id(shard, root=base)
-      yield from self._shard(shard, name=name.removesuffix(".tar"))
+      # With .tar, or a folder in `a.tar` and a shard `a/b.tar` could be one place.
+      yield from self._shard(shard, name=relative_id(shard, root=base))
 
   def _shard(self, shard: Path, *, name: str) -> Iterator[Found | Problem]:
     audio: list[tuple[str, PurePosixPath]] = []
@@ -79,12 +85,15 @@ class WebDatasetImporter:
         else:
           self._unpack(member, file, to=self.unpack_to / name / path)
           audio.append((key, path))
+      except CannotWrite:
+        raise
       except (ValueError, EOFError) as error:
         yield Problem(path=place, reason=str(error))
     for suffix, count in sorted(unread.items()):
       reason = f"{count} members that end in {suffix or 'no suffix'} were not read"
       yield Problem(path=str(shard), reason=reason, status=NOTED)
-    split = known_split(PurePosixPath(name).name.split("-")[0]) or known_split(name.split("/")[0])
+    words = name.removesuffix(".tar").split("/")
+    split = known_split(words[-1].split("-")[0]) or known_split(words[0])
     for key, path in audio:
       found = Found(audio=self.unpack_to / name / path, id=f"{name}/{path}", split=split)
       yield (yield from _with_texts(found, texts.pop(key, []), place=f"{shard}:{path}"))
@@ -92,7 +101,10 @@ class WebDatasetImporter:
       yield Problem(path=f"{shard}:{key}", reason="texts without audio of the same key")
 
   def _unpack(self, member: tarfile.TarInfo, file: IO[bytes], *, to: Path) -> None:
-    """Copies to a temporary neighbour of `to`, which appears whole or not at all."""
+    """Copies to a temporary neighbour of `to`, which appears whole or not at all.
+
+    Raises CannotWrite for what would fail for other members too, ValueError for this one.
+    """
     if member.size > self.most_audio_bytes:
       raise ValueError(f"{member.size} bytes of audio, more than {self.most_audio_bytes}")
     temporary = to.with_name(f".{os.getpid()}.part")
@@ -105,13 +117,18 @@ class WebDatasetImporter:
       with open(temporary, "xb") as out:
         left = member.size
         while left:
-          data = file.read(min(left, _CHUNK))
+          data = _read(file, min(left, _CHUNK))
           if not data:
             raise EOFError("the archive ends within this member")
           out.write(data)
           left -= len(data)
       os.replace(temporary, to)
     except OSError as error:
+      if error.errno in _OF_NAMES:
+        reason = (
+          f"its name cannot be that of a file here ({error.strerror}); rename it in the archive"
+        )
+        raise ValueError(reason) from error
       raise cannot_write(to, error, needed_bytes=member.size) from error
     finally:
       with suppress(OSError):
@@ -217,7 +234,14 @@ def _key(path: PurePosixPath) -> str:
 def _read_text(member: tarfile.TarInfo, file: IO[bytes]) -> bytes:
   if member.size > _MOST_TEXT_BYTES:
     raise ValueError("a text of more than 1 MB")
-  return file.read(member.size)
+  return _read(file, member.size)
+
+
+def _read(file: IO[bytes], count: int) -> bytes:
+  try:
+    return file.read(count)
+  except OSError as error:
+    raise ValueError(f"the archive cannot be read there ({describe_error(error)})") from error
 
 
 def _with_texts(found: Found, texts: list[tuple[str, bytes]], *, place: str):

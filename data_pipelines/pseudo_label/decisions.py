@@ -15,8 +15,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from data_pipelines.captions.cleaning import normal_form
 from data_pipelines.manifest import ManifestError, json_lines
-from data_pipelines.pseudo_label.vocabularies import normalised
 from noise2music.errors import UserError
 
 ACCEPT, REJECT, BAN = "accept", "reject", "ban"
@@ -24,7 +24,10 @@ ACCEPT, REJECT, BAN = "accept", "reject", "ban"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decisions:
-  """labels: (clip, text) -> (accept or reject, vocabulary or ""). phrases: banned, normalised."""
+  """labels: (clip, text) -> (accept or reject, vocabulary or "").
+
+  phrases: banned, as `normal_form` gives them.
+  """
 
   labels: Mapping[tuple[str, str], tuple[str, str]] = dataclasses.field(default_factory=dict)
   phrases: tuple[str, ...] = ()
@@ -33,7 +36,7 @@ class Decisions:
     """The first banned phrase that the text holds."""
     if not self.phrases:
       return None
-    words = f" {normalised(text)} "
+    words = f" {normal_form(text)} "
     return next((phrase for phrase in self.phrases if f" {phrase} " in words), None)
 
   def of_clip(self, clip: str, *, vocabulary: str) -> tuple[list[str], set[str]]:
@@ -81,7 +84,7 @@ def _add(line: Any, labels: dict, phrases: dict) -> None:
     raise TypeError("the object")
   what = line["decision"]
   if what == BAN:
-    phrase = normalised(_text(line, "phrase"))
+    phrase = normal_form(_text(line, "phrase"))
     if not phrase:
       raise ValueError("phrase")
     phrases[phrase] = None

@@ -1,6 +1,6 @@
-"""The captions among which labels are sought: a text file, one caption a line.
+"""The captions among which labels are sought: a caption list, made or written by hand.
 
-  NAME.txt    UTF-8; blank lines do not count, a caption counts once
+  NAME.txt    UTF-8, a caption a line
   NAME.json   {"kind": "long"} for sentences, {"kind": "short"} for phrases
 
 A caption is known by 16 hexadecimal digits of the blake2b of its text, so a vocabulary may be
@@ -10,20 +10,18 @@ sorted anew or grow, and ties between two captions fall the same way on every ma
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Set
 from pathlib import Path
 
+from data_pipelines.captions.caption_list import read_list
+from data_pipelines.captions.cleaning import normal_form
 from data_pipelines.manifest import LONG, MANIFEST_NAME, SHORT, read_manifest
 from noise2music.errors import UserError
 
-_MOST_LINE_BYTES = 10_000
 _LEAST_WORDS = 3
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-_NO_WORD = re.compile(r"[\W_]+")
 
 
 def caption_id(text: str) -> str:
@@ -66,46 +64,20 @@ class Vocabulary:
 
 
 def read_vocabulary(path: str | os.PathLike, *, labels: int = 3) -> Vocabulary:
-  """Reads NAME.txt and its NAME.json; raises UserError where one of them cannot be used."""
-  path = Path(path)
-  if not path.is_file():
-    raise UserError(f"there is no vocabulary {path}: give a text file, one caption a line")
-  captions, dropped = {}, 0
-  with open(path, "rb") as lines:
-    for raw in lines:
-      try:
-        text = raw.decode().strip().removeprefix("\ufeff")
-      except UnicodeDecodeError:
-        dropped += 1
-        continue
-      if len(raw) > _MOST_LINE_BYTES:
-        dropped += 1
-      elif text:
-        captions[text] = None
+  """The list at `path`, see `read_list`; raises UserError where it cannot be used."""
+  made = read_list(path)
   return Vocabulary(
-    name=path.stem, kind=_kind(path), captions=tuple(captions), labels=labels, dropped=dropped
+    name=Path(path).stem,
+    kind=made.kind,
+    captions=made.captions,
+    labels=labels,
+    dropped=made.dropped,
   )
 
 
-def _kind(path: Path) -> str:
-  beside = path.with_suffix(".json")
-  try:
-    kind = json.loads(beside.read_text(encoding="utf-8"))["kind"]
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise UserError(
-      f'{beside} does not say what {path.name} holds: write {{"kind": "long"}} or "short" into it'
-    ) from error
-  return str(kind)
-
-
-def normalised(text: str) -> str:
-  """Lower case, words alone, one space between two: equal for what a reader takes for the same."""
-  return _NO_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
-
-
 def sentences(text: str) -> set[str]:
-  """The normalised sentences of a text; fewer than three words are a tag, and no sentence."""
-  found = {normalised(part) for part in _SENTENCE_END.split(text)} | {normalised(text)}
+  """Sentences of a text, as `normal_form`; fewer than three words are a tag, and no sentence."""
+  found = {normal_form(part) for part in _SENTENCE_END.split(text)} | {normal_form(text)}
   return {sentence for sentence in found if len(sentence.split()) >= _LEAST_WORDS}
 
 

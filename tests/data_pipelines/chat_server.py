@@ -13,25 +13,32 @@ KEY = "sk-test-do-not-show-0123456789"
 
 @dataclasses.dataclass
 class Answer:
-  """body: bytes as they are, else a completion of this text. slow_seconds: between two halves."""
+  """body: bytes as they are, else a completion of this text. slow_seconds: between two halves.
+
+  drips_after: bytes that are the whole answer, but for two seconds of single letters behind them.
+  """
 
   body: bytes | str = "A slow piano plays in a minor key.\nThe drums are soft and steady."
   status: int = 200
   headers: dict = dataclasses.field(default_factory=dict)
   slow_seconds: float = 0.0
   missing_bytes: int = 0
+  drips_after: bytes = b""
   finish: str = "stop"
   usage: tuple[int, int] | None = (100, 20)
 
 
 class ChatServer(ThreadingHTTPServer):
-  """answer(title, how many times it was asked before) -> Answer; asked: (title, headers, time)."""
+  """answer(title, how many times it was asked before) -> Answer; asked: (title, headers, time).
+
+  left: how often a client was gone before a dripping answer had ended.
+  """
 
   daemon_threads = True
 
   def __init__(self, answer: Callable[[str, int], Answer]):
     super().__init__(("127.0.0.1", 0), _Handler)
-    self.answer, self.asked, self.lock = answer, [], threading.Lock()
+    self.answer, self.asked, self.left, self.lock = answer, [], 0, threading.Lock()
 
   @property
   def url(self) -> str:
@@ -53,6 +60,9 @@ class _Handler(BaseHTTPRequestHandler):
       before = self.server.titles.count(title)
       self.server.asked.append((title, dict(self.headers), time.monotonic()))
     answer = self.server.answer(title, before)
+    if answer.drips_after:
+      self._drip(answer.drips_after)
+      return
     raw = answer.body if isinstance(answer.body, bytes) else completion(answer)
     self.send_response(answer.status)
     for name, value in {"Content-Length": str(len(raw)), **answer.headers}.items():
@@ -62,6 +72,15 @@ class _Handler(BaseHTTPRequestHandler):
     self.wfile.flush()
     time.sleep(answer.slow_seconds)
     self.wfile.write(raw[1 : len(raw) - answer.missing_bytes])
+
+  def _drip(self, first: bytes):
+    try:
+      self.wfile.write(first)
+      for _ in range(40):
+        time.sleep(0.05)
+        self.wfile.write(b"x")
+    except OSError:
+      self.server.left += 1
 
   def log_message(self, *_):
     pass

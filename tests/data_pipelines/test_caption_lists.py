@@ -59,7 +59,8 @@ def test_sentences(text, sentences):
 
 
 def test_equal_but_for_spelling():
-  assert normal_form("The Singer's  VOICE — is (very) low!") == "the singer's voice is very low"
+  assert normal_form("The Singer's  VOICE — is (very) low!") == "the singer s voice is very low"
+  assert normal_form("singer\u2019s") == normal_form("singer's")
   known = Duplicates(similarity=1.0)
   assert known.add("Café music.") is None
   assert known.add("café  MUSIC") == "a duplicate"
@@ -219,6 +220,9 @@ def test_tables_of_other_raters(tmp_path):
     list(rated(table, kind="short"))
   with pytest.raises(UserError, match="has no split train"):
     list(rated(table, kind="long", split="train"))
+  table.write_text(MUSICCAPS)
+  with pytest.raises(UserError, match=r"only the columns caption and aspect_list of .*author_id"):
+    list(rated(table, kind="long", column="author_id", split="train"))
 
 
 def test_nothing_left_is_one_sentence_and_the_old_list_stays(tmp_path, capsys):
@@ -246,15 +250,18 @@ def test_a_list_that_is_not_as_it_was_made(tmp_path):
   out.write_text("Another text.\n")
   with pytest.raises(UserError, match="not as it was made"):
     read_list(out)
+  for content in ("[]", "{}", "{", '"kind"'):
+    out.with_suffix(".json").write_text(content)
+    with pytest.raises(UserError, match=r"does not say what mine\.txt holds"):
+      read_list(out)
   out.with_suffix(".json").write_text('{"kind": "long"}')
-  with pytest.raises(UserError, match="does not describe a caption list"):
-    read_list(out)
+  assert read_list(out).captions == ("Another text.",)  # written by hand
   out.with_suffix(".json").unlink()
-  with pytest.raises(UserError, match="make both with `n2m data captions text"):
+  with pytest.raises(UserError, match="make both files with `n2m data captions text"):
     read_list(out)
   out.write_text("")
   empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
   about = {"kind": "long", "source": "", "sha256": empty}
   out.with_suffix(".json").write_text(json.dumps(about))
-  with pytest.raises(UserError, match="has 0 captions"):
+  with pytest.raises(UserError, match="holds no caption"):
     read_list(out)

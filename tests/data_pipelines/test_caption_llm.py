@@ -162,7 +162,12 @@ def test_a_request_that_is_refused_is_not_repeated(tmp_path):
 
 @pytest.mark.parametrize(
   ("status", "mend"),
-  [(401, "set OPENAI_API_KEY to a key"), (404, "the name of the model"), (307, "it sends to")],
+  [
+    (401, "set OPENAI_API_KEY to a key"),
+    (402, "top up the balance of the account"),
+    (404, "the name of the model"),
+    (307, "it sends to"),
+  ],
 )
 def test_what_would_fail_for_every_song_ends_the_run(tmp_path, status, mend, capsys):
   def answer(title, before):
@@ -185,6 +190,70 @@ def test_what_would_fail_for_every_song_ends_the_run(tmp_path, status, mend, cap
   no_key_in(tmp_path)
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_an_error_in_a_later_run_does_not_shrink_the_vocabulary(tmp_path, concurrency):
+  def once_refused(title, before):
+    return Answer(status=400, body=b"") if title == "Song 2" else good(title, before)
+
+  with serving(once_refused) as server:
+    first = ask_all(tmp_path, server, count=20)
+    assert (first.written.captions, first.error) == (19, None)
+    before = first.written.path.read_bytes()
+    server.answer = lambda title, before: Answer(status=401, body=b"expired")
+    again = ask_all(tmp_path, server, count=20, concurrency=concurrency)
+  assert again.songs == {"known before": 19, NOT_ASKED: 1}
+  assert "HTTP 401" in str(again.error)
+  assert first.written.path.read_bytes() == before
+
+
+def test_what_attempts_may_have_cost_before_an_error_is_kept(tmp_path):
+  def answer(title, before):
+    return Answer(status=401, body=b"") if before else Answer(missing_bytes=5)
+
+  with serving(answer) as server:
+    summary = ask_all(tmp_path, server, count=1)
+  assert (summary.spent.requests, summary.spent.reply_tokens) == (2, Ask(model="m").reply_tokens)
+  with Replies(summary.replies) as kept:
+    assert kept.spent == summary.spent
+
+
+@pytest.mark.parametrize(
+  ("first", "reason"),
+  [
+    (b"HTTP/1.0 200 OK\r\nX-Slow: ", "no reply within 0.3 s (1 attempts)"),
+    (b"HTTP/1.0 200 OK\r\n\r\n", "no reply within 0.3 s (1 attempts)"),
+    (b"HTTP/1.0 500 No\r\n\r\n", "HTTP 500 (1 attempts)"),
+  ],
+)
+def test_a_server_that_drips_holds_nobody(tmp_path, first, reason):
+  with serving(lambda title, before: Answer(drips_after=first)) as server:
+    summary = ask_all(tmp_path, server, count=1, timeout_seconds=0.3, attempts=1)
+    deadline = time.monotonic() + 5
+    while not server.left and time.monotonic() < deadline:
+      time.sleep(0.02)
+    assert server.left == 1
+  assert failures(summary) == [reason]
+
+
+def test_a_line_that_was_written_in_part_takes_no_other_with_it(tmp_path):
+  resource = pytest.importorskip("resource")
+  path, reply = tmp_path / "r.jsonl", Reply(text="A slow tune.", finish="stop")
+  with Replies(path) as replies:
+    replies.add("one", reply, spent=Spent(requests=1))
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, hard))
+    try:
+      with pytest.raises(UserError, match="cannot write"):
+        replies.add("two", reply, spent=Spent(requests=1))
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    replies.add("three", reply, spent=Spent(requests=1))
+  with Replies(path) as kept:
+    assert (len(kept), kept.damaged, kept.spent.requests) == (2, 0, 2)
+
+
 def test_a_server_that_is_gone_ends_the_run(tmp_path):
   with serving(good) as server:
     pass
@@ -201,6 +270,24 @@ def test_an_echoed_key_is_not_stored(tmp_path):
     summary = ask_all(tmp_path, server, count=1)
   assert read_list(summary.written.path).captions == ("The piano plays (key) softly.",)
   no_key_in(tmp_path)
+
+
+def test_a_key_that_is_none_is_left_in_words(tmp_path, monkeypatch):
+  monkeypatch.setenv("OPENAI_API_KEY", "x")
+  with serving(lambda title, before: Answer(body="The saxophone is in the mix.")) as server:
+    summary = ask_all(tmp_path, server, count=1)
+    assert server.asked[0][1]["Authorization"] == "Bearer x"
+  assert read_list(summary.written.path).captions == ("The saxophone is in the mix.",)
+
+
+def test_no_proxy_is_told_the_key_of_a_server_on_this_machine(tmp_path, monkeypatch):
+  with serving(good) as server, serving(good) as proxy:
+    for name in ("no_proxy", "NO_PROXY"):
+      monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", proxy.url)
+    summary = ask_all(tmp_path, server, count=1)
+    assert (len(server.asked), proxy.asked) == (1, [])
+  assert summary.songs["answered"] == 1
 
 
 @pytest.mark.parametrize(
@@ -269,6 +356,7 @@ def test_killed_and_resumed_without_a_repeated_request(tmp_path):
     # What was under way when the process died had no reply; nothing else is asked twice.
     assert server.titles == [f"Song {i}" for i in (0, 1, 2, 3, 4, 4, 5, 6, 7)]
   assert b"8 songs: 4 known before, 4 answered" in second.stdout
+  assert b"1 damaged lines among the replies were passed over" in second.stdout
   assert len(read_list(out).captions) == 8
   with Replies(replies) as kept:
     assert (len(kept), kept.damaged) == (8, 1)
@@ -298,6 +386,11 @@ def test_the_key_goes_nowhere_else(monkeypatch):
     Endpoint(url="http://somewhere.example/v1").key()
   assert KEY not in str(caught.value)
   assert Endpoint(url="http://somewhere.example/v1", key_variable="").key() == ""
+  for host in ("127.evil.example.com", "localhost.evil.example.com", "10.0.0.1"):
+    with pytest.raises(UserError, match="without encryption; use https"):
+      Endpoint(url=f"http://{host}/v1").key()
+  for host in ("127.0.0.2", "[::1]", "LOCALHOST"):
+    assert Endpoint(url=f"http://{host}:1/v1").key() == KEY
   monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\nX-Other: 1")
   with pytest.raises(UserError, match="characters that no key has") as caught:
     Endpoint(url="https://host/v1").key()
@@ -309,6 +402,13 @@ def test_the_key_goes_nowhere_else(monkeypatch):
     with pytest.raises(UserError, match="belongs into the environment variable") as caught:
       Endpoint(url=url)
     assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("name", ["timeout_seconds", "first_wait_seconds", "most_wait_seconds"])
+def test_times_that_cannot_be(name, seconds):
+  with pytest.raises(UserError, match=name):
+    Endpoint(url="https://host/v1", **{name: seconds})
 
 
 def test_a_budget_waits_for_what_is_under_way_and_then_says_no_for_good():
@@ -379,6 +479,11 @@ def test_lines_of_a_reply():
     "names the song or the artist",
     "cut off by the length of replies",
   ]
+  (own,) = raw_texts(song, Reply(text="This is Sun Trio's sound.", finish="stop"))
+  assert own.reason == "names the song or the artist"
+  one_word = Song(place="a:1", title="Don't", artist="A")
+  (word,) = raw_texts(one_word, Reply(text="The drums don't stop.", finish="stop"))
+  assert not hasattr(word, "reason")
   (empty,) = raw_texts(song, Reply(text=" \n", finish="stop"))
   assert empty.reason == "an empty reply"
 
@@ -393,4 +498,11 @@ def test_a_prompt_of_ones_own(tmp_path):
   for content in ("{", "[]", '{"examples": []}', '{"instruction": " "}', '{"instruction": 1}'):
     path.write_text(content)
     with pytest.raises(UserError, match="is no prompt: give an object with instruction"):
+      read_prompt(path)
+  for fields, name in (
+    ({"instruction": "Do.", "example": [example]}, "example"),
+    ({"instruction": "Do.", "examples": [{**example, "caption": "One."}]}, "caption"),
+  ):
+    path.write_text(json.dumps(fields))
+    with pytest.raises(UserError, match=f"unknown field '{name}'; use only"):
       read_prompt(path)

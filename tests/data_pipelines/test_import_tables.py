@@ -96,7 +96,8 @@ def test_a_table_with_a_quote_left_open_keeps_what_stands_before(tmp_path):
   table = write(tmp_path / "a.csv", 'a,b\n1,2\n3,"4\n5,6\n')
   rows = list(read_table(table, columns=("A", "b")))
   assert rows[0][1] == {"A": "1", "b": "2"}
-  assert "quote that is not closed" in rows[1].reason
+  assert rows[1].path == f"{table}:3"  # where the quote is
+  assert "lost up to line 4; look for a quote that is not closed" in rows[1].reason
   assert len(rows) == 2
 
 
@@ -180,6 +181,8 @@ def test_magnatagatune_is_tabs_and_untagged_clips_are_left_out(tmp_path, quote):
     "6|0|0|0|c/untagged-0-29.mp3",
     "35644|0|1|0|6/empty-117-146.mp3",
     "9|0|x|0|c/odd-0-29.mp3",
+    "10|0||1|c/odd-0-29.mp3",
+    "11|0|1|01|c/odd-0-29.mp3",
   ))  # fmt: skip
   write(root / "clip_info_final.csv", table(
     "clip_id|track_number|title|artist|album|url|segmentStart|segmentEnd|original_url|mp3_path",
@@ -199,7 +202,12 @@ def test_magnatagatune_is_tabs_and_untagged_clips_are_left_out(tmp_path, quote):
   assert (clip.split, clip.license) == ("test", "CC-BY-NC-SA")
   assert clip.extra == {"clip_id": "2", "album": "Cantatas"}
   found = reasons(report)
-  assert found[:2] == ["the clip has no tag", "the tag 'guitar' is neither 0 nor 1"]
+  assert found[:4] == [
+    "the clip has no tag",
+    "the tag 'guitar' is neither 0 nor 1",
+    "the tag 'guitar' is neither 0 nor 1",
+    "the tag 'clasical' is neither 0 nor 1",
+  ]
   assert report[-1]["path"].endswith("empty-117-146.mp3")  # no bytes, lost alone
   kept, _, _ = run(root, tmp_path / "all", importer=MagnaTagATuneImporter(untagged=True))
   assert {clip.split for clip in kept.values()} == {"test", "validation"}
@@ -254,6 +262,25 @@ def test_jamendo_tags_are_all_the_cells_that_remain(tmp_path):
     "'colour---blue' is no tag of a known category",
     "4 columns where at least 6 are expected",
   ]
+
+
+def test_the_split_of_any_table_counts_and_test_wins(tmp_path):
+  root = tmp_path / "music"
+  head = "TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS\n"
+  rows = [f"track_{n}\ta\tb\t0{n}/{n}.mp3\t9\tgenre---rock\n" for n in (1, 2)]
+  write(root / "autotagging.tsv", head + "".join(rows))  # of no split
+  write(root / "autotagging_genre-train.tsv", head + rows[1])
+  write(root / "autotagging_moodtheme-test.tsv", head + "".join(rows))
+  write(root / "autotagging_top-train.tsv", head + rows[1])
+  tone(root / "01" / "1.wav")
+  tone(root / "02" / "2.wav", hz=300)
+  clips, report, _ = run(root, tmp_path / "out")
+  assert [clip.split for clip in clips.values()] == ["test", "test"]
+  assert [(line["status"], line["reason"]) for line in report] == [
+    ("noted", "split test, but train in a row before; test is taken"),
+    ("noted", "split train, but test in a row before; test is taken"),
+  ]
+  assert report[0]["path"].endswith("autotagging_moodtheme-test.tsv:3")
 
 
 def test_song_describer_has_several_captions_a_track_and_blank_flags(tmp_path):

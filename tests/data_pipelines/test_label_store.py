@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from tiny_encoder import TinyEncoder, write_music, write_vocabulary
 
+from data_pipelines.captions.caption_list import write_list
+from data_pipelines.captions.refine import Raw, Rules
 from data_pipelines.manifest import read_manifest
 from data_pipelines.pseudo_label.embed import clip_items, embed_clips, store_clips
 from data_pipelines.pseudo_label.store import Item, fill_store, open_store
@@ -130,6 +132,15 @@ def test_a_vocabulary_is_read_line_by_line(tmp_path):
   vocabulary = read_vocabulary(path)
   assert vocabulary.captions == ("one", "two", "three")
   assert (vocabulary.name, vocabulary.kind, vocabulary.dropped) == ("v", "short", 2)
+
+
+def test_a_vocabulary_that_was_made_and_then_changed_is_refused(tmp_path):
+  path = tmp_path / "made.txt"
+  write_list(path, [Raw(place="", text="The piano is soft.")], rules=Rules(), source="me")
+  assert read_vocabulary(path).captions == ("The piano is soft.",)
+  path.write_text("Another text.\n")
+  with pytest.raises(UserError, match="not as it was made"):
+    read_vocabulary(path)
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,9 @@ class Pipeline:
     loaded = {}
     for folder in folders:
       params, config_text, manifest = restore_params(folder, ema=ema)
+      objective = _objective_of(config_text, where=folder)
+      if len(folders) > 1 and stages is None and not isinstance(objective, DenoisingObjective):
+        continue  # what labelled the music, beside the stages that make some
       objective = objective_of(config_text, where=folder)
       dataset = manifest.get("dataset")
       loaded[objective] = objective.completed(params, dataset=dataset, folder=folder)

@@ -297,7 +297,12 @@ def _read(folder: Path, name: str) -> Iterator[list[Any]]:
 
 def main(argv: Sequence[str] | None = None, *, load: LoadEncoder = load_encoder) -> int:
   """Exit status 2 and one sentence for what a user can mend."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+  parser = argparse.ArgumentParser(
+    prog="n2m label beam",
+    description=__doc__.splitlines()[0],
+    epilog="All other options go to Beam: --runner=DirectRunner, where left out.",
+    allow_abbrev=False,
+  )
   add_run_options(parser)
   args, beam_args = parser.parse_known_args(argv)
   try:

@@ -51,7 +51,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     action="append",
     default=[],
     metavar="PATH",
-    help="manifest or texts whose sentences must not become labels",
+    help="manifest, table or texts whose sentences must not become labels",
   )
   add("--decisions", metavar="FILE.jsonl", help="what people accepted, rejected and banned")
   add("--candidates", type=int, default=LabelJob.candidates, help="K; %(default)s")
@@ -82,7 +82,11 @@ def job_from(args: argparse.Namespace) -> LabelJob:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = Parser(prog="n2m label", description="Captions for music that has none.")
+  parser = Parser(
+    prog="n2m label",
+    description="Captions for music that has none.",
+    epilog="n2m label beam: as run, on many machines (--runner and Beam's other options)",
+  )
   commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
   def command(name: str, run, text: str) -> argparse.ArgumentParser:

@@ -107,7 +107,10 @@ def plan_labels(job: LabelJob) -> Plan:
     elif clip.id in clips:
       dead.append(dead_letter(clip.id, place, f"the id {clip.id} appears twice: rename one"))
     elif job.require_license and not clip.license:
-      reason = "no licence is known: add it to the manifest, or leave out --require-license"
+      reason = (
+        "no licence is known: import with --license, or add it to the manifest, or leave out"
+        " --require-license"
+      )
       dead.append(dead_letter(clip.id, clip.path, reason))
     else:
       clips[clip.id] = clip

@@ -58,6 +58,7 @@ class LabelSummary:
   """What labelling gave; `str()` is what to print. clips_in = clips + dead.
 
   unused_decisions: about clips or texts that are not there. dropped_lines: of the vocabularies.
+  never_given: captions that a decision bans or that an evaluation set holds.
   """
 
   manifest: Path
@@ -67,6 +68,7 @@ class LabelSummary:
   labels: Mapping[str, int]
   unused_decisions: int
   dropped_lines: int
+  never_given: int
 
   def __str__(self) -> str:
     counts = ", ".join(f"{name} {count}" for name, count in self.labels.items())
@@ -78,6 +80,8 @@ class LabelSummary:
     ]
     if self.dropped_lines:
       lines.insert(1, f"lines of vocabularies, too long or no UTF-8: {self.dropped_lines} dropped")
+    if self.never_given:
+      lines.insert(1, f"captions banned or in an evaluation set: {self.never_given}, never given")
     if self.unused_decisions:
       lines.insert(1, f"decisions that met nothing: {self.unused_decisions} ({folder / RUN})")
     return "\n".join(lines)
@@ -192,6 +196,7 @@ def finish(
     dead=len(dead),
     labels={shelf.name: after[shelf.name].total() for shelf in shelves},
     dropped_lines=sum(shelf.vocabulary.dropped for shelf in shelves),
+    never_given=sum(int((~shelf.allowed).sum()) for shelf in shelves),
     unused_decisions=len(unused := _unused(read_decisions(job.decisions), good, shelves)),
   )
   _write_run(job, summary, shelves, encoder, unused)

@@ -7,16 +7,17 @@ A caption is known by 16 hexadecimal digits of the blake2b of its text, so a voc
 sorted anew or grow, and ties between two captions fall the same way on every machine.
 """
 
+import csv
 import dataclasses
 import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
 from data_pipelines.captions.caption_list import read_list
-from data_pipelines.captions.cleaning import normal_form
+from data_pipelines.captions.cleaning import normal_form, split_sentences
 from data_pipelines.manifest import LONG, MANIFEST_NAME, SHORT, read_manifest
 from noise2music.errors import UserError
 
@@ -77,12 +78,18 @@ def read_vocabulary(path: str | os.PathLike, *, labels: int = 3) -> Vocabulary:
 
 def sentences(text: str) -> set[str]:
   """Sentences of a text, as `normal_form`; fewer than three words are a tag, and no sentence."""
-  found = {normal_form(part) for part in _SENTENCE_END.split(text)} | {normal_form(text)}
+  parts = [
+    text,
+    *_SENTENCE_END.split(text),
+    *split_sentences(text),
+  ]  # as lists are made, and simply
+  found = {normal_form(part) for part in parts}
   return {sentence for sentence in found if len(sentence.split()) >= _LEAST_WORDS}
 
 
 def evaluation_sentences(paths: Iterable[str | os.PathLike]) -> frozenset[str]:
-  """All that evaluation sets say: of manifests (or their folders), or of texts, one a line."""
+  """All that evaluation sets say: manifests (or their folders), tables (every cell of a .csv or
+  .tsv), or texts, one a line."""
   found: set[str] = set()
   for path in map(Path, paths):
     path = path / MANIFEST_NAME if path.is_dir() else path
@@ -92,13 +99,24 @@ def evaluation_sentences(paths: Iterable[str | os.PathLike]) -> frozenset[str]:
           found |= sentences(caption.text)
       continue
     try:
-      for line in path.read_text(encoding="utf-8").splitlines():
-        found |= sentences(line)
-    except (OSError, UnicodeDecodeError) as error:
+      for text in _texts(path):
+        found |= sentences(text)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
       raise UserError(
-        f"cannot read the evaluation captions in {path}: give a manifest or a text file in UTF-8"
+        f"cannot read the evaluation captions in {path}: give a manifest, a .csv or .tsv table or a"
+        " text file, in UTF-8"
       ) from error
   return frozenset(found)
+
+
+def _texts(path: Path) -> Iterator[str]:
+  delimiter = {".csv": ",", ".tsv": "\t"}.get(path.suffix.lower())
+  with open(path, encoding="utf-8", newline="") as lines:
+    if delimiter is None:
+      yield from lines
+      return
+    for row in csv.reader(lines, delimiter=delimiter):
+      yield from (line for cell in row for line in [cell, *cell.splitlines()])
 
 
 def leaks(text: str, evaluation: Set[str]) -> bool:

@@ -163,3 +163,12 @@ def test_a_leak_is_a_shared_sentence_whatever_its_case_and_punctuation(tmp_path)
   assert leaks("Nice. It is sad.", evaluation)
   assert not leaks("A slow waltz with horns.", evaluation)
   assert not leaks("rock music", evaluation)  # a tag is no sentence
+
+
+def test_every_cell_of_an_evaluation_table_counts(tmp_path):
+  table = tmp_path / "captions.csv"
+  table.write_text('id,caption\n-x,"A slow waltz, for two flutes. It\nhas a calm mood."\n')
+  found = evaluation_sentences([table])
+  assert leaks("A slow waltz, for two flutes.", found)
+  assert leaks("Has a calm mood!", found)
+  assert not leaks("A fast waltz, for two flutes.", found)

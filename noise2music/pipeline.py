@@ -99,7 +99,7 @@ class Pipeline:
       objective = _objective_of(config_text, where=folder)
       if len(folders) > 1 and stages is None and not isinstance(objective, DenoisingObjective):
         continue  # what labelled the music, beside the stages that make some
-      objective = objective_of(config_text, where=folder)
+      objective = _that_makes_music(objective, where=folder)
       dataset = manifest.get("dataset")
       loaded[objective] = objective.completed(params, dataset=dataset, folder=folder)
     cascade = Cascade.ordered(loaded)
@@ -172,7 +172,10 @@ def objective_of(config_text: str, *, where: str | Path = "") -> DenoisingObject
 
   where: the run's folder. Raises UserError where it trained something else.
   """
-  objective = _objective_of(config_text, where=where)
+  return _that_makes_music(_objective_of(config_text, where=where), where=where)
+
+
+def _that_makes_music(objective: Any, *, where: str | Path) -> DenoisingObjective:
   if not isinstance(objective, DenoisingObjective):
     raise UserError(f"{where} holds a {type(objective).__name__}, which makes no music")
   return objective

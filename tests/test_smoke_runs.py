@@ -141,4 +141,4 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_unknown_command_is_named(capsys: pytest.CaptureFixture) -> None:
   assert cli.main(["compose"]) == 2
-  assert "data, train, generate" in capsys.readouterr().err
+  assert "data, label, train, generate" in capsys.readouterr().err

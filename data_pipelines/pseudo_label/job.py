@@ -175,7 +175,9 @@ def open_shelves(job: LabelJob) -> list[Shelf]:
     store = open_store(folder)
     if store.ids != vocabulary.ids:
       raise UserError(f"the vocabulary {vocabulary.name} has changed: run `n2m label run` again")
-    shelves.append(_shelf(job, vocabulary, store, np.load(folder / "allowed.npy")))
+    shelves.append(
+      _shelf(job, vocabulary, store, np.load(folder / "allowed.npy", allow_pickle=False))
+    )
   return shelves
 
 

@@ -137,7 +137,7 @@ def open_store(folder: str | os.PathLike, *, width: int | None = None) -> Store:
     width = head["width"]
     failed.update(head["failed"])
     ids += [name for name in head["ids"] if name not in head["failed"]]
-    shards.append(np.load(path.with_suffix(".npy"), mmap_mode="r"))
+    shards.append(np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False))
   if width is None:
     raise UserError(f"there are no vectors in {folder}: make them with `n2m label run`")
   return Store(ids=tuple(ids), failed=failed, shards=tuple(shards), width=width, made=0)
@@ -176,7 +176,7 @@ def _fill_shard(
 
 
 def _known_rows(path: Path, head: dict[str, Any]) -> dict[tuple[str, str], np.ndarray]:
-  vectors = np.load(path.with_suffix(".npy"))
+  vectors = np.load(path.with_suffix(".npy"), allow_pickle=False)
   pairs = zip(head["ids"], head["stamps"], strict=True)
   good = [(name, stamp) for name, stamp in pairs if name not in head["failed"]]
   return dict(zip(good, vectors, strict=True))

@@ -369,9 +369,14 @@ def test_interrupted_in_a_wait(tmp_path):
   with serving(lambda title, before: Answer(status=500, body=b"")) as server:
     arguments = ["captions", "llm", str(table(tmp_path / "songs.csv", 3)), "--model", "m"]
     arguments += ["--out", str(tmp_path / "o.txt"), "--url", server.url]
+    # A runner in the background is started with Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
-    assert command.main(arguments) == 130
+    try:
+      assert command.main(arguments) == 130
+    finally:
+      signal.signal(signal.SIGINT, before)
 
 
 def test_one_process_at_a_time(tmp_path):

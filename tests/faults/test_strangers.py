@@ -271,6 +271,15 @@ def test_arrays_of_objects_in_npz_are_no_weights(tmp_path):
     load_t5(tmp_path / "weights")
 
 
+ARGUED = {
+  # For the exceptions of a damaged .npz, which numpy reads without pickles.
+  ("noise2music/joint_embedding/precomputed.py", "zipfile"),
+  ("noise2music/joint_embedding/external.py", "zipfile"),
+  # Reads members as streams and names the files itself: `test_import_webdataset`.
+  ("data_pipelines/importers/webdataset.py", "tarfile"),
+}
+
+
 def test_our_packages_never_unpickle_unpack_or_evaluate():
   """What could run or scatter what a file holds; a new use has to be argued for here."""
   modules = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "tarfile",
@@ -288,12 +297,15 @@ def test_our_packages_never_unpickle_unpack_or_evaluate():
         elif isinstance(node, ast.Call):
           called = getattr(node.func, "attr", getattr(node.func, "id", ""))
           names = [called] if called in calls else []
-          if any(k.arg == "allow_pickle" for k in node.keywords) or (
-            called == "load" and getattr(getattr(node.func, "value", None), "id", "") == "np"
+          numpy = called == "load" and getattr(getattr(node.func, "value", None), "id", "") == "np"
+          pickles = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
+          if pickles.get("allow_pickle", not numpy) is not False and (
+            numpy or "allow_pickle" in pickles
           ):
             names = ["np.load"]
         bad = modules | calls | {"np.load"}
-        found += [f"{path.relative_to(ROOT)}:{node.lineno} {n}" for n in names if n in bad]
+        where = str(path.relative_to(ROOT))
+        found += [(where, n, node.lineno) for n in names if n in bad and (where, n) not in ARGUED]
   assert not found
 
 

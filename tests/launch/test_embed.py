@@ -166,6 +166,7 @@ def test_no_encoder_is_trained_saved_or_needed_on_the_way(runs) -> None:
   assert any((runs / "ahead" / "samples").rglob("*.wav")), "previews use the embeddings too"
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_same_lookup(runs) -> None:
   for kind in ("frozen", "ahead"):
     shutil.copytree(runs / kind, runs / f"{kind}-on")

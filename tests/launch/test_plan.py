@@ -101,7 +101,7 @@ def test_a_tpu_is_compiled_for_without_one() -> None:
     (["--topology=v4:2x2x1", "--gin.BATCH_SIZE=64.5", "--no_compile"], "batch_size is 64.5: give"),
     (
       ["--topology=v4:2x2x1", "--gin.TRAIN_SECONDS=0", "--no_compile"],
-      "train_seconds must be positive",
+      "give the length of a clip",
     ),
     (["--topology=v4:2x2x1", "--clip_seconds=1e-6", "--no_compile"], "shorter than a step"),
     (["--topology=v4:2x2x1", "--gin.TRAIN_SECONDS=1e-6", "--no_compile"], "a sample at least"),

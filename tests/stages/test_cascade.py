@@ -265,7 +265,9 @@ np.save(sys.argv[2], made["super_resolution"])
 """
 
 
-@pytest.mark.parametrize("shape", [{}, {"data": 2, "sequence": 4}])
+@pytest.mark.parametrize(
+  "shape", [pytest.param({}, marks=pytest.mark.slow), {"data": 2, "sequence": 4}]
+)
 def test_eight_devices_give_the_clips_of_one(shape: dict, tmp_path: Path) -> None:
   flags = "--xla_force_host_platform_device_count=8"
   subprocess.run(

@@ -30,6 +30,7 @@ def _both(*, dropout: float = 0.3):
   )
 
 
+@pytest.mark.slow  # as `n2m data embed` is tested to, whole
 def test_loss_and_gradients_are_those_of_the_encoder_in_the_step() -> None:
   frozen, ahead = _both()
   batch = tiny.batch(8)

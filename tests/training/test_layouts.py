@@ -18,16 +18,11 @@ LAYOUTS = {
   "fsdp": ({"fsdp": 4}, {"optimizer_axes": ["fsdp"], "parameter_axes": ["fsdp"]}),
   "sequence": ({"data": 2, "sequence": 4}, {}),
 }
-STAGES = [
-  pytest.param("super_resolution shallow", id="one depth"),
-  *(
-    pytest.param(stage, marks=pytest.mark.slow)
-    for stage in (
-      "waveform_generator", "waveform_cascader", "spectrogram_generator", "spectrogram_vocoder",
-      "super_resolution", "super_resolution scanned",
-    )
-  ),
-]  # fmt: skip
+STAGES = (
+  "waveform_generator", "waveform_cascader", "spectrogram_generator", "spectrogram_vocoder",
+  "super_resolution", "super_resolution scanned", "super_resolution shallow",
+)  # fmt: skip
+pytestmark = pytest.mark.slow
 ADDED_UP = 1.3  # all-reduces beside the gradients: metrics, and sums that the compiler takes twice
 
 

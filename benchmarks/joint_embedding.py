@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks import measure
 from data_pipelines.captions.vocabulary import train_vocabulary
 from data_pipelines.datasets.score_corpus.arrange import TEMPOS
+from data_pipelines.datasets.score_corpus.captions import says
 from data_pipelines.datasets.score_corpus.corpus import ScoreCorpus
 from data_pipelines.manifest import Clip, read_manifest
 from noise2music.audio.wav_io import read_audio
@@ -106,7 +107,7 @@ def _facts(texts: Sequence[str], clips: Sequence[Clip]) -> np.ndarray:
   """bool [texts, clips, facts]: which facts that a text tells are true of a clip."""
   known = [_known(clip) for clip in clips]
   every = sorted(set().union(*known))
-  told = np.array([[_said(fact, text) for fact in every] for text in texts])
+  told = np.array([[says(text, fact) for fact in every] for text in texts])
   own = np.array([[fact in facts for fact in every] for facts in known])
   told &= own  # a word that means something else in this text tells nothing
   return told[:, None, :] & own[None, :, :]
@@ -118,11 +119,6 @@ def _known(clip: Clip) -> set[str]:
   tempo = next(t for t in TEMPOS if t.word == extra["tempo_word"])
   words = {extra["instrument"], extra["genre"], extra["metre"], extra["style"], tempo.word}
   return words | set(tempo.synonyms) | {f"{extra['bpm']}", f"{extra['key']} {extra['mode']}"}
-
-
-def _said(fact: str, text: str) -> bool:
-  words = "".join(c if c.isalnum() or c in "/#-" else " " for c in f" {text} ".lower())
-  return f" {fact.lower()} " in words
 
 
 def _untrained(embedder: Embedder) -> Embedder:

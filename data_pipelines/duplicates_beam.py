@@ -1,14 +1,12 @@
 """Finds recordings that are there twice with Beam; the bytes are those of `n2m label duplicates`.
 
-  python -m data_pipelines.duplicates_beam music/manifest.jsonl --out=twice \\
-    --encoder=... --runner=...
+  n2m label duplicates-beam music/manifest.jsonl --out=twice --encoder=... --runner=...
 
 Options that are not listed by --help go to Beam. Clips are dealt into blocks by their ids, and each
 pair of blocks is one piece of work, so b blocks make b (b + 1) / 2 pieces and carry each vector b
 times. Clips that cannot be embedded leave as dead letters.
 """
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -22,8 +20,16 @@ import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from data_pipelines.duplicates import COSINE, DUPLICATES, Duplicate, File, Overlay, find_duplicates
-from data_pipelines.manifest import json_lines, manifest_path, read_manifest, write_json_lines
-from data_pipelines.pseudo_label.beam import DEAD, GOOD, EmbedClips, EncoderHandler
+from data_pipelines.manifest import manifest_path, read_manifest, write_json_lines
+from data_pipelines.pseudo_label.beam import (
+  DEAD,
+  GOOD,
+  EmbedClips,
+  EncoderHandler,
+  beam_parser,
+  read_results,
+  write_results,
+)
 from data_pipelines.pseudo_label.embed import clip_items
 from data_pipelines.pseudo_label.job import DEAD_LETTERS, LoadEncoder, dead_letter
 from noise2music.errors import UserError
@@ -83,12 +89,11 @@ def duplicates_with_beam(
       | "twice" >> (find or FindDuplicates())
       | "as json" >> beam.Map(lambda one: json.dumps(one.to_json()))
     )
-    for lines, name in ((found, "found"), (embedded[DEAD] | beam.Map(json.dumps), "dead")):
-      _ = lines | f"write {name}" >> beam.io.WriteToText(
-        os.fspath(results / name), file_name_suffix=".jsonl"
-      )
-  pairs = sorted((Duplicate(**line) for line in _lines(results, "found")), key=lambda d: d.order)
-  failed = dict(_lines(results, "dead"))
+    write_results(found, results / "found")
+    write_results(embedded[DEAD] | beam.Map(json.dumps), results / "dead")
+  found = (Duplicate(**line) for line in read_results(results, "found"))
+  pairs = sorted(found, key=lambda pair: pair.order)
+  failed = dict(read_results(results, "dead"))
   dead = [dead_letter(name, paths[name], failed[name]) for name in paths if name in failed]
   write_json_lines(out / DUPLICATES, (one.to_json() for one in pairs))
   write_json_lines(out / DEAD_LETTERS, dead)
@@ -133,17 +138,9 @@ def _turned(found: Duplicate) -> Duplicate:
   )
 
 
-def _lines(folder: Path, name: str) -> Iterator:
-  for shard in sorted(folder.glob(f"{name}*.jsonl")):
-    for _, line in json_lines(shard):
-      if isinstance(line, UserError):
-        raise line
-      yield line
-
-
 def main(argv: Sequence[str] | None = None, *, load: LoadEncoder = load_encoder) -> int:
   """Exit status 2 and one sentence for what a user can mend."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+  parser = beam_parser("n2m label duplicates-beam", __doc__)
   parser.add_argument("source", help="manifest.jsonl or its folder")
   parser.add_argument("--out", required=True, help=f"folder for {DUPLICATES}")
   parser.add_argument("--encoder", required=True, help="as of n2m label run")

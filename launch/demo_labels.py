@@ -4,8 +4,9 @@ That embedding is trained on the other half, whose captions are the vocabulary. 
 captions knew is kept aside, to count how often the labels are right.
 """
 
+import collections
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from data_pipelines.captions.caption_list import write_list
 from data_pipelines.captions.refine import Raw, Rules
 from data_pipelines.captions.vocabulary import train_vocabulary
 from data_pipelines.datasets.score_corpus.arrange import TEMPOS
+from data_pipelines.datasets.score_corpus.captions import says
 from data_pipelines.index_order import draw_below
 from data_pipelines.manifest import LONG, Clip, json_lines, read_manifest, write_manifest
 from data_pipelines.pseudo_label.job import LABELS, LabelJob
@@ -57,7 +59,7 @@ def label(
   """
   paired = manifest.with_name(PAIRED)
   texts = (
-    Raw(place=f"{clip.id}", text=caption.text)
+    Raw(place=clip.id, text=caption.text)
     for clip in read_manifest(paired)
     for caption in clip.captions
     if caption.kind == LONG
@@ -90,50 +92,60 @@ def label(
 
 
 def precision(
-  labels: Sequence[tuple[str, str]], truth: dict[str, Clip], *, vocabulary: Sequence[str], seed: int
+  labels: Sequence[tuple[str, str]],
+  truth: Mapping[str, Clip],
+  *,
+  vocabulary: Sequence[str],
+  seed: int,
 ) -> dict[str, Any]:
   """{fact: {"labels": ..., "random": ...}}: of the labels that tell the fact, how many are right.
 
-  random: captions drawn from the vocabulary in place of the labels.
+  labels: (clip's id, text). random: captions drawn from the vocabulary in place of the labels.
   """
   rng = np.random.default_rng(seed)
   drawn = [(clip, vocabulary[rng.integers(len(vocabulary))]) for clip, _ in labels]
-  kinds = {
-    "instrument": _instruments(truth.values()),
-    "tempo": {word: t.word for t in TEMPOS for word in (t.word, *t.synonyms)},
-    "genre": {clip.extra["genre"]: clip.extra["genre"] for clip in truth.values()},
+  own = lambda key: {clip.extra[key]: clip.extra[key] for clip in truth.values()}  # noqa: E731
+  tempos = {word: t.word for t in TEMPOS for word in (t.word, *t.synonyms)}
+  facts = {
+    "instrument": ("instrument", own("instrument")),
+    "tempo": ("tempo_word", tempos),
+    "genre": ("genre", own("genre")),
   }
-  keys = {"instrument": "instrument", "tempo": "tempo_word", "genre": "genre"}
   return {
     fact: {
-      name: _share_right(pairs, truth, words=words, key=keys[fact], seed=seed)
+      name: _share_right(pairs, truth, key=key, phrases=phrases, seed=seed)
       for name, pairs in {"labels": labels, "random": drawn}.items()
     }
-    for fact, words in kinds.items()
+    for fact, (key, phrases) in facts.items()
   }
-
-
-def _instruments(clips) -> dict[str, str]:
-  return {clip.extra["instrument"]: clip.extra["instrument"] for clip in clips}
 
 
 def _share_right(
-  pairs: Sequence[tuple[str, str]], truth: dict[str, Clip], *, words: dict[str, str], key: str,
+  pairs: Sequence[tuple[str, str]],
+  truth: Mapping[str, Clip],
+  *,
+  key: str,
+  phrases: Mapping[str, str],
   seed: int,
-) -> dict[str, Any]:  # fmt: skip
-  """words: as texts have them -> the fact. Clips are drawn anew for the interval, not labels."""
-  by_clip: dict[str, list[bool]] = {}
+) -> dict[str, Any]:
+  """key: of the fact in a clip. phrases: as texts tell it -> the fact.
+
+  Clips are drawn anew for the interval, not labels.
+  """
+  right: dict[str, list[bool]] = collections.defaultdict(list)
   for clip, text in pairs:
-    if told := _told(text, words):
-      by_clip.setdefault(clip, []).append(told == {truth[clip].extra[key]})
-  right = list(by_clip.values())
-  share = lambda rows: float(np.concatenate([right[k] for k in rows]).mean())  # noqa: E731
-  interval = bootstrap(share, count=len(right), seed=seed)
-  everything = share(range(len(right)))
-  return {"value": everything, "interval_95": interval, "n_labels": sum(map(len, right))}
+    if told := _told(text, phrases):
+      right[clip].append(told == {truth[clip].extra[key]})
+  by_clip = list(right.values())
+  share = lambda rows: float(np.concatenate([by_clip[k] for k in rows]).mean())  # noqa: E731
+  return {
+    "value": share(range(len(by_clip))),
+    "interval_95": bootstrap(share, count=len(by_clip), seed=seed),
+    "n_labels": sum(map(len, by_clip)),
+  }
 
 
-def _told(text: str, words: dict[str, str]) -> set[str]:
-  said = "".join(c if c.isalnum() or c == "-" else " " for c in f" {text} ".lower())
-  told = {fact for word, fact in words.items() if f" {word} " in said}
+def _told(text: str, phrases: Mapping[str, str]) -> set[str]:
+  """Of "slip jig" and "jig" the longer."""
+  told = {fact for phrase, fact in phrases.items() if says(text, phrase)}
   return {fact for fact in told if not any(fact != other and fact in other for other in told)}

@@ -1,6 +1,6 @@
 """`n2m label`: the commands of data_pipelines/pseudo_label, with towers that a run trained besides.
 
-`n2m label beam` is `n2m label run` on many machines.
+`n2m label beam` and `duplicates-beam` are `run` and `duplicates` on many machines.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,10 @@ def main(argv: Sequence[str]) -> int:
     from data_pipelines.pseudo_label import beam
 
     return beam.main(argv[1:], load=load_encoder)
+  if argv[:1] == ["duplicates-beam"]:
+    from data_pipelines import duplicates_beam
+
+    return duplicates_beam.main(argv[1:], load=load_encoder)
   from data_pipelines.pseudo_label import command
 
   return command.main(argv, load=load_encoder)

@@ -17,7 +17,7 @@ Text-to-music diffusion cascades: data, training, generation.
 
 commands:
   data       import, check and cut music files, build shards, embed texts
-  label      captions for music that has none: run, beam, explain, audit, duplicates
+  label      captions for music that has none: run, explain, audit, duplicates
   train      train one stage from gin files (as python -m launch.train)
   generate   make music from a prompt
   plan       what a run costs on a slice of TPUs, before renting it

@@ -1,7 +1,7 @@
 """Labels a manifest with Beam, on one machine or many; the bytes are those of `n2m label run`.
 
-  python -m data_pipelines.pseudo_label.beam music/manifest.jsonl --out=labelled \\
-    --encoder=... --vocabulary=captions/long.txt:3 --runner=...
+  n2m label beam music/manifest.jsonl --out=labelled --encoder=... \\
+    --vocabulary=captions/long.txt:3 --runner=...
 
 Options that are not listed by --help go to Beam. Workers must see all files under the same paths (a
 shared disk). Vocabularies are embedded first, shard by shard; then each worker maps their vectors.
@@ -208,17 +208,17 @@ def label_with_beam(
       | "nearest" >> FindCandidates(job, search=search)
       | "labels" >> DrawLabels([s.wanted for s in shelves], seed=job.seed, encoder=fingerprint)
     )
-    _write(drawn["labels"] | "labels to json" >> beam.Map(_labels_json), results / "labels")
-    _write(drawn["counts"] | "counts to json" >> beam.Map(_counts_json), results / "counts")
-    _write(embedded[DEAD] | "dead to json" >> beam.Map(json.dumps), results / "dead")
+    write_results(drawn["labels"] | "labels to json" >> beam.Map(_labels_json), results / "labels")
+    write_results(drawn["counts"] | "counts to json" >> beam.Map(_counts_json), results / "counts")
+    write_results(embedded[DEAD] | "dead to json" >> beam.Map(json.dumps), results / "dead")
   return collect(plan, job, shelves, fingerprint)
 
 
 def collect(plan: Plan, job: LabelJob, shelves: list[Shelf], encoder: str) -> LabelSummary:
   """From the results of all workers to the files of a run, in the order of the manifest."""
   results = job.out / _RESULTS
-  failed = dict(_read(results, "dead"))
-  labelled = {name: (found, labels) for name, found, labels in _read(results, "labels")}
+  failed = dict(read_results(results, "dead"))
+  labelled = {name: (found, labels) for name, found, labels in read_results(results, "labels")}
   lost = [c.id for c in plan.clips if (c.id in failed) == (c.id in labelled)]
   if lost:
     raise UserError(
@@ -226,7 +226,7 @@ def collect(plan: Plan, job: LabelJob, shelves: list[Shelf], encoder: str) -> La
       f"{results}: run the same command again"
     )
   frequency = {shelf.name: collections.Counter() for shelf in shelves}
-  for vocabulary, text, count in _read(results, "counts"):
+  for vocabulary, text, count in read_results(results, "counts"):
     frequency[vocabulary][text] = count
   good = [clip.id for clip in plan.clips if clip.id in labelled]
   if good:
@@ -281,13 +281,15 @@ def _counts_json(count: tuple[tuple[str, str], int]) -> str:
   return json.dumps([*count[0], count[1]])
 
 
-def _write(lines, prefix: Path):
+def write_results(lines, prefix: Path):
+  """For `read_results`."""
   return lines | f"write {prefix.name}" >> beam.io.WriteToText(
     os.fspath(prefix), file_name_suffix=".jsonl"
   )
 
 
-def _read(folder: Path, name: str) -> Iterator[list[Any]]:
+def read_results(folder: Path, name: str) -> Iterator[Any]:
+  """What workers wrote under a name, in no order. Raises UserError for a damaged line."""
   for shard in sorted(folder.glob(f"{name}*.jsonl")):
     for _, line in json_lines(shard):
       if isinstance(line, UserError):
@@ -295,14 +297,19 @@ def _read(folder: Path, name: str) -> Iterator[list[Any]]:
       yield line
 
 
-def main(argv: Sequence[str] | None = None, *, load: LoadEncoder = load_encoder) -> int:
-  """Exit status 2 and one sentence for what a user can mend."""
-  parser = argparse.ArgumentParser(
-    prog="n2m label beam",
-    description=__doc__.splitlines()[0],
+def beam_parser(prog: str, doc: str) -> argparse.ArgumentParser:
+  """Of a command whose other options are Beam's."""
+  return argparse.ArgumentParser(
+    prog=prog,
+    description=doc.splitlines()[0],
     epilog="All other options go to Beam: --runner=DirectRunner, where left out.",
     allow_abbrev=False,
   )
+
+
+def main(argv: Sequence[str] | None = None, *, load: LoadEncoder = load_encoder) -> int:
+  """Exit status 2 and one sentence for what a user can mend."""
+  parser = beam_parser("n2m label beam", __doc__)
   add_run_options(parser)
   args, beam_args = parser.parse_known_args(argv)
   try:

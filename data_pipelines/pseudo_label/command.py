@@ -85,7 +85,8 @@ def _parser() -> argparse.ArgumentParser:
   parser = Parser(
     prog="n2m label",
     description="Captions for music that has none.",
-    epilog="n2m label beam: as run, on many machines (--runner and Beam's other options)",
+    epilog="n2m label beam and duplicates-beam: as run and duplicates, on many machines (--runner"
+    " and Beam's other options)",
   )
   commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -99,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
   run.add_argument("--workers", type=_positive, help="threads that read; one a core where left out")
 
   told = command("explain", _explain, "what lies near a clip, and why it became a label or not")
-  told.add_argument("clip", help="an audio file")
+  told.add_argument("clip", help="an audio file, or the id of a clip of the run")
   told.add_argument("--run", dest="folder", required=True, help="folder of n2m label run")
 
   page = command("audit", _audit, "write one HTML page to listen to and judge labels by")

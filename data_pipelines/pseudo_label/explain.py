@@ -1,7 +1,7 @@
 """Why a clip has the labels it has: each near caption with its score and its fate.
 
-A clip of the run is looked up by its path; any other file is labelled as if it had been part of it,
-with its path for an id, which its draw then hangs on.
+A clip of the run is looked up by its path or its id; any other file is labelled as if it had been
+part of it, with its path for an id, which its draw then hangs on.
 """
 
 import collections
@@ -62,7 +62,7 @@ def explain(path: str | os.PathLike, *, run: str | os.PathLike, load: LoadEncode
       f"the encoder has changed since {run} was made ({record['encoder']} -> "
       f"{encoder.fingerprint}): run `n2m label run` again"
     )
-  clip = _id_of(path, job)
+  clip, path = _of_run(path, job)
   vector = embed_clips(encoder, [Item(id=clip, what=os.path.abspath(path))])[0]
   if isinstance(vector, str):
     raise UserError(f"{path}: {vector}")
@@ -129,12 +129,14 @@ def _near(
   return sorted(near.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
-def _id_of(path: str | os.PathLike, job: LabelJob) -> str:
-  wanted = os.path.realpath(path)
+def _of_run(name: str | os.PathLike, job: LabelJob) -> tuple[str, Path]:
+  """(id, file) of what the user names: a file, or the id of a clip of the run."""
+  wanted = os.path.realpath(name)
   for clip in read_manifest(job.out / "manifest.jsonl"):
-    if os.path.realpath(clip.audio_path(job.out)) == wanted:
-      return clip.id
-  return str(Path(path))
+    path = clip.audio_path(job.out)
+    if clip.id == str(name) or os.path.realpath(path) == wanted:
+      return clip.id, Path(path)
+  return str(Path(name)), Path(name)
 
 
 def _frequencies(job: LabelJob) -> Mapping[str, Mapping[str, int]]:

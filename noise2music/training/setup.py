@@ -84,12 +84,8 @@ def prepare(training, batch: Batch, *, mesh: AnyMesh | None = None) -> Setup:
   """
   mesh = training.mesh.build() if mesh is None else mesh
   rules, objective = training.rules, training.objective
-  if training.accumulation > 1 and getattr(objective, "compares_rows", False):
-    raise UserError(
-      f"a {type(objective).__name__} compares all clips of a batch, which {training.accumulation}"
-      " parts would keep apart: set ACCUMULATION to 1, and take a smaller batch or more devices"
-    )
   _check_batch(_rows(batch), shards=rules.batch_shards(mesh), parts=training.accumulation)
+  _check_parts(objective, parts=training.accumulation)
   key = jax.random.fold_in(jax.random.key(training.seed), _INIT)
   sharding = rules.batch_sharding(mesh)
   example = {k: jax.ShapeDtypeStruct(np.shape(v), np.asarray(v).dtype) for k, v in batch.items()}
@@ -178,6 +174,14 @@ def _rows(batch: Batch) -> int:
   if len(set(rows.values())) != 1:
     raise UserError(f"the arrays of a batch have {rows} rows: every source gives as many of each")
   return next(iter(rows.values())) * jax.process_count()
+
+
+def _check_parts(objective: Objective, *, parts: int) -> None:
+  if parts > 1 and getattr(objective, "compares_rows", False):
+    raise UserError(
+      f"a {type(objective).__name__} compares all clips of a batch, which {parts} parts would keep"
+      " apart: set ACCUMULATION to 1, and take a smaller batch or more devices"
+    )
 
 
 def _check_batch(size: int, *, shards: int, parts: int) -> None:

@@ -84,6 +84,12 @@ def short_texts(facts: Facts, draw: random.Random, count: int = _SHORT) -> list[
   return chosen
 
 
+def says(text: str, phrase: str) -> bool:
+  """Whether a text holds a phrase, as whole words in any case."""
+  words = "".join(c if c.isalnum() or c in "/#-" else " " for c in f" {text} ".lower())
+  return f" {phrase.lower()} " in words
+
+
 def _texture(facts: Facts) -> str:
   if facts.texture == SINGLE_LINE:
     return "a single melodic line"

@@ -32,12 +32,12 @@ class Decisions:
   labels: Mapping[tuple[str, str], tuple[str, str]] = dataclasses.field(default_factory=dict)
   phrases: tuple[str, ...] = ()
 
-  def banned_phrase(self, text: str) -> str | None:
-    """The first banned phrase that the text holds."""
+  def banned_phrases(self, text: str) -> list[str]:
+    """Those that the text holds."""
     if not self.phrases:
-      return None
+      return []
     words = f" {normal_form(text)} "
-    return next((phrase for phrase in self.phrases if f" {phrase} " in words), None)
+    return [phrase for phrase in self.phrases if f" {phrase} " in words]
 
   def of_clip(self, clip: str, *, vocabulary: str) -> tuple[list[str], set[str]]:
     """(accepted texts in their order, rejected texts) of a clip in a vocabulary."""

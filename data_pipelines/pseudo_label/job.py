@@ -186,9 +186,8 @@ def refusal(job: LabelJob) -> Callable[[str], str | None]:
   decisions, evaluation = read_decisions(job.decisions), evaluation_sentences(job.evaluation)
 
   def reason(text: str) -> str | None:
-    phrase = decisions.banned_phrase(text)
-    if phrase is not None:
-      return f"holds the banned phrase {phrase!r}"
+    if banned := decisions.banned_phrases(text):
+      return f"holds the banned phrase {banned[0]!r}"
     return "shares a sentence with an evaluation set" if leaks(text, evaluation) else None
 
   return reason

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_pipelines.manifest import (
   MANIFEST_NAME,
   Caption,
@@ -24,7 +26,7 @@ from data_pipelines.manifest import (
   write_manifest,
 )
 from data_pipelines.parallel import Progress, no_progress
-from data_pipelines.pseudo_label.decisions import ACCEPT, Decisions, read_decisions
+from data_pipelines.pseudo_label.decisions import ACCEPT, BAN, Decisions, read_decisions
 from data_pipelines.pseudo_label.draw import Found, Label, draw_labels
 from data_pipelines.pseudo_label.embed import clip_items, store_clips
 from data_pipelines.pseudo_label.job import (
@@ -57,8 +59,8 @@ Frequencies = Mapping[str, Mapping[str, int]]  # vocabulary -> caption -> clips
 class LabelSummary:
   """What labelling gave; `str()` is what to print. clips_in = clips + dead.
 
-  unused_decisions: about clips or texts that are not there. dropped_lines: of the vocabularies.
-  never_given: captions that a decision bans or that an evaluation set holds.
+  unused_decisions: about clips, texts or phrases that are not there. dropped_lines: of the
+  vocabularies. never_given: captions that a decision bans or that an evaluation set holds.
   """
 
   manifest: Path
@@ -248,7 +250,7 @@ def _frequency_lines(
 
 
 def _unused(decisions: Decisions, clips: Iterable[Clip], shelves: list[Shelf]) -> list[dict]:
-  """Decisions about clips that are not there, or texts that cannot be given."""
+  """Decisions about clips or phrases that are not there, or texts that cannot be given."""
   ids, out = {clip.id for clip in clips}, []
   for (clip, text), (what, where) in decisions.labels.items():
     rows = [s.vocabulary.rows.get(text) for s in shelves if where in ("", s.name)]
@@ -258,7 +260,9 @@ def _unused(decisions: Decisions, clips: Iterable[Clip], shelves: list[Shelf]) -
     ]
     if clip not in ids or not any(allowed):
       out.append({"decision": what, "clip": clip, "text": text})
-  return out
+  refused = (s.vocabulary.captions[row] for s in shelves for row in np.flatnonzero(~s.allowed))
+  met = {phrase for text in refused for phrase in decisions.banned_phrases(text)}
+  return out + [{"decision": BAN, "phrase": each} for each in decisions.phrases if each not in met]
 
 
 def _write_run(

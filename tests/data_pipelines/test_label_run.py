@@ -126,13 +126,18 @@ def test_decisions_are_kept_to_by_the_next_run(folder, tmp_path):
     {"decision": "reject", "clip": rejected["clip"], "text": rejected["text"]},
     {"decision": "accept", "clip": "clip-3", "text": accepted, "vocabulary": "llm"},
     {"decision": "ban", "phrase": "For  CHOIR"},
+    {"decision": "ban", "phrase": "for orhcestra"},
     {"decision": "accept", "clip": "nobody", "text": accepted},
   ]
   decisions.write_text("".join(json.dumps(line) + "\n" for line in said))
   summary = label_dataset(job(folder, out, decisions=str(decisions)), load=load_tiny)
   after = [r for r in lines(out / "labels.jsonl") if r["vocabulary"] == "llm"]
   assert len(after) == 36
-  assert summary.unused_decisions == 1
+  assert summary.unused_decisions == 2
+  assert json.loads((out / "run.json").read_text())["unused_decisions"] == [
+    {"decision": "accept", "clip": "nobody", "text": accepted},
+    {"decision": "ban", "phrase": "for orhcestra"},
+  ]
   assert (rejected["clip"], rejected["text"]) not in {(r["clip"], r["text"]) for r in after}
   given = next(r for r in after if r["clip"] == "clip-3" and r["given_by"] == "decision")
   assert given["text"] == accepted

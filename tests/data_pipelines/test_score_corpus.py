@@ -13,6 +13,7 @@ from tiny_scores import scale
 from data_pipelines.datasets.score_corpus import ScoreCorpus
 from data_pipelines.datasets.score_corpus import clips as clips_module
 from data_pipelines.datasets.score_corpus.arrange import arrange
+from data_pipelines.datasets.score_corpus.captions import says
 from data_pipelines.datasets.score_corpus.catalogue import COLLECTIONS, tidy_title, works
 from data_pipelines.datasets.score_corpus.duplicates import same_piece
 from data_pipelines.datasets.score_corpus.instruments import INSTRUMENTS
@@ -325,3 +326,10 @@ def test_a_full_disk_is_one_sentence(tmp_path, cache, monkeypatch):
   assert not (tmp_path / "a/manifest.jsonl").exists()
   with pytest.raises(UserError, match=r"hours of music need .* GB"):
     ScoreCorpus(hours=9_999.0, sample_rate_hz=192_000).render(tmp_path / "b")
+
+
+def test_a_text_says_whole_words_in_any_case():
+  assert says("A Slow waltz, for flute.", "slow")
+  assert says("in F# minor", "f# minor")
+  assert not says("A slowish waltz", "slow")
+  assert not says("A flute", "slow flute")

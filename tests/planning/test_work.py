@@ -34,6 +34,18 @@ def test_a_loop_counts_each_round() -> None:
   assert count_flops(rounds, square) == 11 * 2 * 8**3
 
 
+def test_what_devices_do_twice_counts_twice() -> None:
+  """Rows split in two; along the other axis of the mesh four devices do the same."""
+  mesh = jax.sharding.AbstractMesh((2, 4), ("data", "sequence"))
+  rows = jax.sharding.PartitionSpec("data")
+
+  def by_rows(a, b):
+    whole = jax.sharding.PartitionSpec()
+    return jax.shard_map(jnp.matmul, mesh=mesh, in_specs=(rows, whole), out_specs=rows)(a, b)
+
+  assert count_flops(by_rows, A, B) == 2 * 8 * 16 * 4
+
+
 def test_a_gradient_is_two_more_products_and_remat_a_third() -> None:
   def loss(b, a):
     return jnp.sum(jnp.tanh(jnp.tanh(a) @ b) ** 2)

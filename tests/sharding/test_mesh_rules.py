@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax.core import meta
-from jax.sharding import AbstractDevice, AxisType
+from jax.sharding import AbstractDevice, AxisType, PartitionSpec
 
 from noise2music.errors import UserError
+from noise2music.nn import axes
 from noise2music.nn.platform import platform
 from noise2music.sharding.mesh import AXES, MeshShape
 from noise2music.sharding.rules import LogicalRules, unbox
@@ -181,3 +182,53 @@ def test_where_parameters_and_batches_lie_on_eight_devices():
     print("ok")
   """)
   assert printed.strip() == "ok"
+
+
+def test_rows_are_transformed_where_they_are_and_weights_whole_where_they_are_used():
+  on_eight_devices("""
+    import jax, jax.numpy as jnp
+    from jax.sharding import NamedSharding, PartitionSpec as P
+    from noise2music.nn.axes import gathered
+    from noise2music.planning.program import read_program
+    from noise2music.sharding.mesh import MeshShape
+    from noise2music.sharding.rows import by_rows
+    from noise2music.sharding.rules import LogicalRules
+
+    rules = LogicalRules(parameter_axes=("fsdp",))
+    mesh = MeshShape(data=2, fsdp=4).build()
+
+    def program(function, *args):
+      with rules.activate(mesh):
+        return jax.jit(function).lower(*args).compile()
+
+    def sent(function, *args):
+      return {c.kind for c in read_program(program(function, *args)).collectives}
+
+    batch = jax.device_put(jnp.arange(64.0).reshape(8, 8), rules.batch_sharding(mesh))
+    spectrum = lambda x: jnp.abs(jnp.fft.rfft(x))
+    assert sent(spectrum, batch) == {"all-gather"}, "by_rows is not needed any more"
+    ours = program(lambda x: by_rows(spectrum, x), batch)
+    assert not read_program(ours).collectives
+    assert jnp.allclose(ours(batch), spectrum(batch), atol=1e-4)
+    assert by_rows(spectrum, batch).shape == (8, 5)  # no rules in force
+
+    kernel = jax.device_put(jnp.ones((8, 16)), NamedSharding(mesh, P(None, "fsdp")))
+    layer = lambda w, x: jnp.tanh(x @ gathered(w))
+    assert sent(layer, kernel, batch) == {"all-gather"}
+    out = program(layer, kernel, batch)(kernel, batch)
+    assert out.sharding.spec == P(("data", "fsdp")), out.sharding  # where the rows were
+  """)
+
+
+def test_weights_are_split_along_no_axis_that_counts_layers():
+  chips = AbstractDevice("v4", num_cores=None, platform="tpu")
+  mesh = MeshShape(fsdp=4).abstract(8, kind=chips)
+  boxed = {
+    "stacked": axes.Named(jnp.ones((8, 3, 4)), (axes.LAYERS, axes.CHANNELS_IN, axes.CHANNELS_OUT)),
+    "kernel": axes.Named(jnp.ones((8, 4)), (axes.CHANNELS_IN, axes.CHANNELS_OUT)),
+    "scale": axes.Named(jnp.ones(8), (axes.CHANNELS,)),
+  }
+  found = LogicalRules(parameter_axes=("fsdp",)).shardings(boxed, mesh=mesh)
+  assert found["stacked"].spec == PartitionSpec(None, None, "fsdp")
+  assert found["kernel"].spec == PartitionSpec("fsdp", None)
+  assert not any(found["scale"].spec)

@@ -19,7 +19,7 @@ from data_pipelines.manifest import read_manifest
 from launch import demo as demo_main
 from launch import gin_main
 from noise2music.audio.log_mel import LogMel, hz_to_mel, mel_to_hz
-from noise2music.evaluation.protocols import LabelledAudio, learned_and_listens
+from noise2music.evaluation.learning import LabelledAudio, learned_and_listens
 from noise2music.pipeline import Pipeline
 
 # start_noise of generator and cascader, guidance scale of the generator

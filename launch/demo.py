@@ -37,7 +37,7 @@ from noise2music.audio.wav_io import read_audio
 from noise2music.batch import BatchSpec
 from noise2music.config import gin_utils
 from noise2music.errors import Parser, UserError
-from noise2music.evaluation.protocols import LabelledAudio, learned_and_listens
+from noise2music.evaluation.learning import LabelledAudio, learned_and_listens
 from noise2music.pipeline import Generation, Pipeline
 from noise2music.sharding.rules import unbox
 from noise2music.training import loop

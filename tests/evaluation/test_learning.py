@@ -6,7 +6,7 @@ import pytest
 from noise2music.audio.log_mel import LogMel
 from noise2music.evaluation.classifier import LinearDiscriminant
 from noise2music.evaluation.embedders.log_mel_statistics import LogMelStatistics
-from noise2music.evaluation.protocols import LabelledAudio, learned_and_listens
+from noise2music.evaluation.learning import LabelledAudio, learned_and_listens
 
 RATE = 8_000
 EMBEDDER = LogMelStatistics(log_mel=LogMel(sample_rate_hz=RATE, bands=20), window_seconds=0.5)

@@ -8,7 +8,7 @@ import numpy as np
 
 from noise2music.evaluation.classifier import LinearDiscriminant
 from noise2music.evaluation.embedders.log_mel_statistics import LogMelStatistics
-from noise2music.evaluation.frechet import frechet_distance
+from noise2music.evaluation.frechet import Gaussian, frechet_distance
 from noise2music.evaluation.intervals import bootstrap, jackknife
 
 
@@ -77,13 +77,13 @@ def _distances(clips: dict[str, np.ndarray], *, rng: np.random.Generator) -> dic
   count = min(sum(map(len, group)) for group in clips.values())
   # One scale for each feature, from the reference, lest loud bands decide alone.
   scale = reference.std(0) + 1e-6
-  reference = rng.permutation(reference)[:count] / scale
+  reference = Gaussian.fit(rng.permutation(reference)[:count] / scale)
   out: dict[str, Any] = {"n_windows": count}
   for name in ("generated", "untrained", "real_held_out"):
     group = rng.permutation(clips[name]) / scale
 
     def distance(indices: np.ndarray, group: np.ndarray = group) -> float:
-      return frechet_distance(np.concatenate(group[indices])[:count], reference)
+      return frechet_distance(Gaussian.fit(np.concatenate(group[indices])[:count]), reference)
 
     low, high = jackknife(distance, count=len(group))
     out[name] = {

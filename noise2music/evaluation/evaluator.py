@@ -1,0 +1,348 @@
+"""From the vectors of clips to scores, each with its interval, its floor and its ceiling.
+
+An interval is over the evaluated clips, the reference held as it is. That of FAD is a bootstrap
+moved to its value: clips that are drawn twice narrow a cloud, which lifts every resample's distance
+alike, and only the spread tells something.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from noise2music.errors import UserError
+from noise2music.evaluation.divergence import Divergence
+from noise2music.evaluation.embedders.encoder import AudioEncoder
+from noise2music.evaluation.embeddings import RESAMPLER, Embeddings
+from noise2music.evaluation.frechet import (
+  Gaussian,
+  Moments,
+  expected_bias,
+  frechet_distance,
+  frechet_infinity,
+)
+from noise2music.evaluation.intervals import bootstrap
+from noise2music.evaluation.kernel import Kernels, median_distance
+from noise2music.evaluation.scores import Estimate, Score
+from noise2music.evaluation.similarity import cosines, derangement
+
+SMALLEST = 500  # rows from which FAD is extrapolated
+KAD_ROWS = 2_000  # a side: kernels are tables of all pairs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+  """What all scores of one run share. protocol: as in `Score`. rounds: of the bootstrap."""
+
+  encoder: AudioEncoder
+  protocol: str
+  seed: int = 0
+  rounds: int = 200
+
+  def score(
+    self,
+    metric: str,
+    estimate: Estimate,
+    evaluated: Embeddings,
+    *,
+    reference: str,
+    n_reference: int,
+    rows: tuple[int, int],
+    **more: Any,
+  ) -> Score:
+    encoder = {name: getattr(self.encoder, name) for name in _TOLD}
+    return Score(
+      metric=metric,
+      estimate=estimate,
+      encoder=encoder,
+      protocol=self.protocol,
+      resampler=RESAMPLER,
+      reference=reference,
+      n_reference=n_reference,
+      rows=rows,
+      seed=self.seed,
+      seconds=float(evaluated.seconds.sum()),
+      **more,
+    )
+
+  def spread(
+    self, statistic: Callable[[np.ndarray], float], *, count: int, value: float
+  ) -> tuple[float, float]:
+    """The bootstrap's interval of statistic(times each clip is drawn), moved to the value."""
+
+    def of(indices: np.ndarray) -> float:
+      return statistic(np.bincount(indices, minlength=count))
+
+    values: list[float] = []
+    low, high = bootstrap(
+      lambda indices: values.append(of(indices)) or values[-1],
+      count=count,
+      seed=self.seed,
+      rounds=self.rounds,
+    )
+    middle = float(np.mean(values))
+    return value + low - middle, value + high - middle
+
+
+_TOLD = ("name", "protocol", "fingerprint", "width", "sample_rate_hz")
+
+
+def frechet(
+  evaluated: Embeddings,
+  reference: Embeddings,
+  setting: Setting,
+  *,
+  name: str,
+  noise: Embeddings | None = None,
+) -> Score:
+  """FAD. name: of the reference. noise: clips of white noise, for the floor.
+
+  Raises UserError where a side has no more rows than they are wide: its covariance would have no
+  full rank, and the distance say more about the count than about the music.
+  """
+  gaussians = [_moments(some).compute() for some in _enough(evaluated, reference)]
+  value = frechet_distance(*gaussians)
+
+  def resampled(times: np.ndarray) -> float:
+    weights = evaluated.repeats(times)
+    return frechet_distance(Gaussian.fit(evaluated.vectors, weights=weights), gaussians[1])
+
+  interval = setting.spread(resampled, count=len(evaluated), value=value)
+  rows = (gaussians[0].count, gaussians[1].count)
+  details: dict[str, Any] = {"expected_bias": expected_bias(gaussians[1], *rows)}
+  warnings = []
+  if details["expected_bias"] > value / 4:
+    warnings.append(
+      f"of this value {details['expected_bias']:.3g} or more come from the number of embeddings"
+      " alone: score more clips, or read fad_infinity"
+    )
+  if rows[0] > SMALLEST:
+    rng = np.random.default_rng(setting.seed)
+    far = frechet_infinity(evaluated.vectors, gaussians[1], rng=rng, smallest=SMALLEST)
+    details["fad_infinity"] = dataclasses.asdict(far)
+  return setting.score(
+    f"fad_{setting.encoder.name}",
+    Estimate(value=value, n=len(evaluated), interval_95=interval),
+    evaluated,
+    reference=name,
+    n_reference=len(reference),
+    rows=rows,
+    floor=_noise_floor(noise, gaussians[1]),
+    ceiling=_halves(reference, seed=setting.seed),
+    details=details,
+    warnings=tuple(warnings),
+  )
+
+
+def frechet_of_clips(evaluated: Embeddings, reference: Embeddings) -> dict[str, float]:
+  """The distance of each clip's own rows from the reference: to find outliers by, no more.
+
+  Clips of a single row are left out.
+  """
+  whole = _moments(reference).compute()
+  return {
+    name: frechet_distance(Gaussian.fit(rows), whole)
+    for name, rows in zip(evaluated.ids, evaluated.clips, strict=True)
+    if len(rows) > 1
+  }
+
+
+def kernel(
+  evaluated: Embeddings,
+  reference: Embeddings,
+  setting: Setting,
+  *,
+  name: str,
+  noise: Embeddings | None = None,
+) -> Score:
+  """KAD, its bandwidth the reference's; of at most 2,000 rows a side, drawn from all."""
+  _two_clips(evaluated, reference)
+  rng = np.random.default_rng(setting.seed)
+  rows = _drawn(evaluated, rng)
+  fixed = reference.vectors[_drawn(reference, rng)]
+  bandwidth = median_distance(fixed)
+  owner = np.repeat(np.arange(len(evaluated)), evaluated.counts)[rows]
+  kernels = Kernels.of(evaluated.vectors[rows], fixed, bandwidth=bandwidth)
+  value = kernels.distance()
+  spread = functools.partial(setting.spread, count=len(evaluated), value=value)
+  order = rng.permutation(len(fixed))
+  halves = [fixed[order[: len(order) // 2]], fixed[order[len(order) // 2 :]]]
+  ceiling = Kernels.of(*halves, bandwidth=bandwidth).distance()
+  floor = None
+  if noise is not None:
+    other = noise.vectors[_drawn(noise, rng)]
+    apart = Kernels.of(other, fixed, bandwidth=bandwidth).distance()
+    floor = Estimate(value=apart, n=len(noise), what="white noise")
+  return setting.score(
+    f"kad_{setting.encoder.name}",
+    Estimate(
+      value=value,
+      n=len(evaluated),
+      interval_95=spread(lambda times: kernels.distance(times[owner])),
+    ),
+    evaluated,
+    reference=name,
+    n_reference=len(reference),
+    rows=(len(rows), len(fixed)),
+    floor=floor,
+    ceiling=Estimate(value=ceiling, n=len(reference), what="the reference's halves"),
+    details={"bandwidth": bandwidth, "bandwidth_of": "reference"},
+  )
+
+
+def similarity_to_text(
+  evaluated: Embeddings,
+  texts: Mapping[str, np.ndarray],
+  setting: Setting,
+  *,
+  truth: Embeddings | None = None,
+) -> Score:
+  """Mean cosine of clips and their prompts. texts: id -> [width], of length 1.
+
+  truth: the real clips of the same prompts, for the ceiling, which good models may pass.
+  """
+  floor, value = _pairs(evaluated, texts, setting)
+  ceiling = None
+  if truth is not None:
+    ceiling = dataclasses.replace(_pairs(truth, texts, setting)[1], what="ground truth")
+  return setting.score(
+    "similarity_text",
+    value,
+    evaluated,
+    reference="the prompts",
+    n_reference=len(texts),
+    rows=(len(evaluated), len(texts)),
+    floor=floor,
+    ceiling=ceiling,
+  )
+
+
+def similarity_to_audio(
+  evaluated: Embeddings, truth: Embeddings, setting: Setting, *, name: str
+) -> Score:
+  """Mean cosine of clips and the real clips of their prompts; ground truth itself has 1."""
+  floor, value = _pairs(evaluated, dict(zip(truth.ids, truth.vectors, strict=True)), setting)
+  return setting.score(
+    "similarity_audio",
+    value,
+    evaluated,
+    reference=name,
+    n_reference=len(truth),
+    rows=(len(evaluated), len(truth)),
+    floor=floor,
+    ceiling=Estimate(value=1.0, n=len(truth), what="ground truth"),
+  )
+
+
+def divergence(
+  evaluated: Embeddings,
+  truth: Embeddings,
+  setting: Setting,
+  *,
+  name: str,
+  measure: Divergence | None = None,
+) -> Score:
+  """Mean KL of pairs, from the logits that the encoder gives as vectors.
+
+  A mean over all rows, as its pooling leaves them, and not over clips.
+  """
+  measure = measure or Divergence()
+  own, real = (dict(zip(some.ids, some.clips, strict=True)) for some in (evaluated, truth))
+  ids = _shared(own, real)
+  parts = [measure(own[name], real[name]) for name in ids]
+  order = derangement(len(ids), rng=np.random.default_rng(setting.seed))
+  other = [measure(own[ids[k]], real[ids[j]]) for k, j in enumerate(order)]
+  return dataclasses.replace(
+    setting.score(
+      f"kl_{setting.encoder.name}",
+      _mean(parts, setting),
+      evaluated,
+      reference=name,
+      n_reference=len(truth),
+      rows=(sum(map(len, parts)),) * 2,
+      floor=dataclasses.replace(_mean(other, setting), what="shuffled pairs"),
+      ceiling=Estimate(value=0.0, n=len(truth), what="ground truth"),
+    ),
+    protocol=f"{setting.protocol}; {measure.protocol}",
+  )
+
+
+def _pairs(
+  evaluated: Embeddings, others: Mapping[str, np.ndarray], setting: Setting
+) -> tuple[Estimate, Estimate]:
+  """(floor of shuffled pairs, mean cosine of the pairs)"""
+  if len(evaluated.vectors) != len(evaluated):
+    raise UserError(
+      f"{setting.encoder.name} gives several vectors a clip: similarity needs one, as joint"
+      " embeddings give it"
+    )
+  own = dict(zip(evaluated.ids, evaluated.vectors, strict=True))
+  ids = _shared(own, others)
+  a, b = (np.stack([side[name] for name in ids]) for side in (own, others))
+  order = derangement(len(ids), rng=np.random.default_rng(setting.seed))
+  shuffled = dataclasses.replace(_mean(cosines(a, b[order])[:, None], setting), what="shuffled")
+  return shuffled, _mean(cosines(a, b)[:, None], setting)
+
+
+def _shared(own: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+  ids = [name for name in own if name in others]
+  if len(ids) < 2:
+    raise UserError(
+      f"{len(ids)} clips have a counterpart of the same name: give at least 2 such pairs"
+    )
+  return ids
+
+
+def _mean(parts: Any, setting: Setting) -> Estimate:
+  """Of all rows; clips are what is drawn anew."""
+  sums, counts = np.array([np.sum(p) for p in parts]), np.array([len(p) for p in parts])
+  share = lambda k: float(sums[k].sum() / counts[k].sum())  # noqa: E731
+  interval = bootstrap(share, count=len(sums), seed=setting.seed, rounds=setting.rounds)
+  return Estimate(value=share(np.arange(len(sums))), n=len(sums), interval_95=interval)
+
+
+def _moments(some: Embeddings) -> Moments:
+  return Moments.empty(some.width).add(some.vectors)
+
+
+def _enough(*sides: Embeddings) -> tuple[Embeddings, ...]:
+  _two_clips(*sides)
+  for some in sides:
+    if len(some.vectors) <= some.width:
+      raise UserError(
+        f"{len(some.vectors)} embeddings are no more than they are wide ({some.width}): give more"
+        " clips, or read kad, which needs no covariance"
+      )
+  return sides
+
+
+def _two_clips(*sides: Embeddings) -> None:
+  for some in sides:
+    if len(some) < 2:
+      raise UserError(f"{len(some)} clip is too few to be scored: give at least 2 a side")
+
+
+def _noise_floor(noise: Embeddings | None, reference: Gaussian) -> Estimate | None:
+  if noise is None:
+    return None
+  value = frechet_distance(_moments(noise).compute(), reference)
+  return Estimate(value=value, n=len(noise), what="white noise")
+
+
+def _halves(reference: Embeddings, *, seed: int) -> Estimate | None:
+  """The reference against itself, its clips dealt into two halves; None for fewer than 4."""
+  if len(reference) < 4:
+    return None
+  order = np.random.default_rng(seed).permutation(len(reference))
+  middle = len(order) // 2
+  halves = [_moments(reference.take(part)).compute() for part in (order[:middle], order[middle:])]
+  return Estimate(value=frechet_distance(*halves), n=len(reference), what="the reference's halves")
+
+
+def _drawn(some: Embeddings, rng: np.random.Generator) -> np.ndarray:
+  rows = len(some.vectors)
+  if rows <= KAD_ROWS:
+    return np.arange(rows)
+  return np.sort(rng.permutation(rows)[:KAD_ROWS])

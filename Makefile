@@ -6,6 +6,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
   2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 MINUTES ?= 15
+PROCESSES ?= -n auto --maxprocesses 4 --dist loadfile
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
 .PHONY: demo test test-slow lint format lock clean
@@ -20,7 +21,7 @@ demo: $(VENV)/.demo
 	$(VENV)/bin/python -m launch.demo --minutes=$(MINUTES) $(if $(OUT),--out=$(OUT))
 
 test: $(VENV)/.all
-	$(VENV)/bin/python -m pytest -m 'not slow' $(ARGS)
+	$(VENV)/bin/python -m pytest -m 'not slow' $(PROCESSES) $(ARGS)
 
 test-slow: $(VENV)/.all
 	$(VENV)/bin/python -m pytest -m slow $(ARGS)

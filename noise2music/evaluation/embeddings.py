@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import zipfile
@@ -39,7 +40,7 @@ class Embeddings:
     """From (id, [rows, width], seconds) in any order. Raises UserError for an id that is twice."""
     rows = sorted(rows, key=lambda row: row[0])
     ids = tuple(name for name, _, _ in rows)
-    twice = next((a for a, b in zip(ids, ids[1:], strict=False) if a == b), None)
+    twice = next((a for a, b in itertools.pairwise(ids) if a == b), None)
     if twice is not None:
       raise UserError(f"the clip {twice} is there twice: give each clip a name of its own")
     return cls(

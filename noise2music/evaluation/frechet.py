@@ -115,11 +115,11 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
 
 def expected_bias(gaussian: Gaussian, n: int, m: int) -> float:
-  """What two samples of n and m independent rows of one and the same Gaussian are apart, on average.
+  """What two samples of n and m independent rows of one Gaussian are apart, on average.
 
-  To the first order in 1/n and 1/m: (1/n + 1/m) (tr S + sum_ij (1 + [i=j]) l_i l_j / (l_i + l_j) / 2)
-  with the eigenvalues l of S; of D equal ones (1/n + 1/m) l (D + D (D + 1) / 4). Rows of one clip
-  depend on one another, so the true bias of frames is larger.
+  To the first order (1/n + 1/m) (tr S + sum_ij (1 + [i=j]) l_i l_j / (l_i + l_j) / 2) with the
+  eigenvalues l of S; of D equal ones (1/n + 1/m) l (D + D (D + 1) / 4). Rows of one clip depend on
+  one another, so the true bias of frames is larger.
   """
   values = np.maximum(np.linalg.eigvalsh(gaussian.covariance), 0)
   sums = values[:, None] + values

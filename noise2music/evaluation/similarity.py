@@ -1,4 +1,4 @@
-"""How close clips lie to their texts, and to the clips they should be like, in a joint embedding."""
+"""How close clips lie, in a joint embedding, to their texts and to the clips they are like."""
 
 import numpy as np
 from jaxtyping import Float

@@ -62,7 +62,7 @@ class Embeddings:
   @property
   def clips(self) -> list[np.ndarray]:
     """[rows, width] of each clip."""
-    return np.split(self.vectors, np.cumsum(self.counts)[:-1])
+    return np.split(self.vectors, np.cumsum(self.counts))[:-1]
 
   def merge(self, *others: "Embeddings") -> "Embeddings":
     """The same whichever host embedded what. Raises UserError for a clip that two of them hold."""

@@ -1,4 +1,4 @@
-"""How the paper scores each of its sets (section 4.3): what is asked for and which seconds count."""
+"""How the paper scores each of its sets (section 4.3): what is asked for, which seconds count."""
 
 import dataclasses
 from collections.abc import Callable, Iterable

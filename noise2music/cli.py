@@ -20,6 +20,7 @@ commands:
   label      captions for music that has none: run, explain, audit, duplicates
   train      train one stage from gin files (as python -m launch.train)
   generate   make music from a prompt
+  evaluate   score music: run, folders, compare, listening
   plan       what a run costs on a slice of TPUs, before renting it
 
 n2m COMMAND --help says more.
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     "label": _label,
     "train": _train,
     "generate": _generate,
+    "evaluate": _evaluate,
     "plan": _plan,
   }
   if command not in commands:
@@ -71,6 +73,12 @@ def _train(argv: Sequence[str]) -> int:
   from launch import train
 
   return train.main(argv)
+
+
+def _evaluate(argv: Sequence[str]) -> int:
+  from launch import evaluate
+
+  return evaluate.command(argv)
 
 
 def _plan(argv: Sequence[str]) -> int:

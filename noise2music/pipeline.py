@@ -11,7 +11,7 @@ import math
 import re
 import secrets
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,7 @@ class Pipeline:
     negative_prompt: str | None = None,
     seed: int | Sequence[int] | None = None,
     batch_size: int = 4,
+    sampling: Mapping[str, Sampling] | None = None,
     on_stage: Callable[[str, int, int], None] | None = None,
   ) -> Generation:
     """One clip for each prompt.
@@ -125,7 +126,8 @@ class Pipeline:
     to lead away from. seed: of the first clip, the next has seed + 1, and so on; or one for each;
     drawn where None. The seeds are in the result: the same prompt with the same seed gives the
     same clip, alone or among others. batch_size: clips at once, shared out among the devices as
-    far as they divide; the devices that are left over share out the time of each clip.
+    far as they divide; the devices that are left over share out the time of each clip. sampling: of
+    stages by their names, in place of their own; steps and cfg_scale change it in its turn.
     """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     check_request(
@@ -152,7 +154,10 @@ class Pipeline:
       seconds=duration,
       batch_size=batch_size,
       negative_prompt=negative_prompt,
-      sampling={s.name: override(s, steps=steps, cfg_scale=cfg_scale) for s in self.cascade.stages},
+      sampling={
+        stage.name: override(stage, steps=steps, cfg_scale=cfg_scale)
+        for stage in self._sampled_by(sampling or {})
+      },
       mesh=mesh,
       on_stage=on_stage,
     )
@@ -166,6 +171,14 @@ class Pipeline:
       signals=signals,
     )
 
+  def _sampled_by(self, sampling: Mapping[str, Sampling]) -> list[Stage]:
+    own = {stage.name: stage for stage in self.cascade.stages}
+    if unknown := sampling.keys() - own.keys():
+      raise UserError(f"no stage is called {min(unknown)}: use one of {', '.join(own)}")
+    return [
+      dataclasses.replace(s, sampling=sampling.get(name, s.sampling)) for name, s in own.items()
+    ]
+
 
 def objective_of(config_text: str, *, where: str | Path = "") -> DenoisingObjective:
   """The objective that a stage's checkpoint was trained with, from the config that it carries.
@@ -173,6 +186,16 @@ def objective_of(config_text: str, *, where: str | Path = "") -> DenoisingObject
   where: the run's folder. Raises UserError where it trained something else.
   """
   return _that_makes_music(_objective_of(config_text, where=where), where=where)
+
+
+def total_steps(run: str | Path) -> int:
+  """How many steps the run in a folder was started for. Raises UserError where there is none."""
+  try:
+    text = (Path(run) / "config.gin").read_text(encoding="utf-8")
+  except OSError as error:
+    raise UserError(f"no training run in {run} ({error}): give its MODEL_DIR") from error
+  gin_utils.parse_text(text, allowed_modules=OUR_PACKAGES)
+  return gin_utils.build_argument(Training, "total_steps")
 
 
 def _that_makes_music(objective: Any, *, where: str | Path) -> DenoisingObjective:

@@ -60,6 +60,16 @@ def is_checkpoint(path: str | Path) -> bool:
   return step is not None or any(folder.glob(f"*/{COMMIT_FILE}"))
 
 
+def newest_step(path: str | Path) -> int | None:
+  """The last finished step in a run's folder; None where there is none yet. Reads names alone."""
+  try:
+    folder, step = _find(Path(path), None)
+  except UserError:
+    return None
+  finished = (found.parent.name for found in folder.glob(f"*/{COMMIT_FILE}"))
+  return step if step is not None else max(map(int, filter(str.isdigit, finished)), default=None)
+
+
 def _newest(manager: CheckpointManager, only: int | None, *, ema: bool, sharding):
   """The newest step that can be read, while a trainer may write new ones and delete old ones.
 

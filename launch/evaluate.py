@@ -1,0 +1,246 @@
+"""Scores music: what a cascade makes, or any two folders of clips.
+
+  n2m evaluate run --gin_file=evaluation/folder.gin --gin.MODEL_DIR=\\"runs/demo\\" \\
+      --gin.PROMPTS=\\"runs/demo/corpus\\" --gin.OUT=\\"scores\\"
+  n2m evaluate folders generated/ real/ --encoder log_mel --out scores
+
+On several hosts that share a disk give the first command on each, with --gin.HOST_INDEX and
+--gin.HOST_COUNT; host 0 scores.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from launch import gin_main
+
+EXAMPLE = """\
+  n2m evaluate run \\
+      --gin_file=evaluation/folder.gin \\
+      --gin.MODEL_DIR=\\"runs/demo\\" \\
+      --gin.PROMPTS=\\"runs/demo/corpus\\" \\
+      --gin.OUT=\\"runs/demo/scores\\"
+"""
+POLL_SECONDS = 5.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+  """An evaluation and the cascade that it is of. model_dir, stages: as `Pipeline.from_pretrained`
+  takes them."""
+
+  evaluation: Any
+  model_dir: str
+  stages: tuple[str, ...] | None = None
+
+
+def main(argv: Sequence[str]) -> int:
+  """`python -m launch.evaluate` and `n2m evaluate run`."""
+  parser = gin_main.parser(
+    prog="n2m evaluate run", description="Generate from prompts and score it.", example=EXAMPLE
+  )
+  parser.add_argument(
+    "--follow", action="store_true", help="score each new checkpoint until the training is done"
+  )
+  parser.add_argument(
+    "--patience_minutes",
+    type=float,
+    default=60.0,
+    metavar="M",
+    help="how long --follow waits for a checkpoint (default: %(default)g)",
+  )
+  arguments = gin_main.parse_arguments(parser, argv)
+  flags = arguments.flags
+  gin_main.start(flags)
+  from noise2music.config import gin_utils
+
+  gin_utils.parse(flags.gin_file, arguments.bindings, search_paths=flags.gin_search_paths)
+  job = gin_utils.build(Job)
+  gin_utils.check_all_used()
+  if flags.dry_run:
+    from launch.evaluation import read_prompts
+
+    names = [variant.name for variant in job.evaluation.sweep.variants()]
+    print(f"{len(read_prompts(job.evaluation))} prompts, sampled in {len(names)} ways:", *names)
+    return 0
+  if flags.follow:
+    return _follow(job, patience_seconds=60 * flags.patience_minutes)
+  _score(job, job.evaluation)
+  return 0
+
+
+def _score(job: Job, evaluation: Any) -> dict[str, Any] | None:
+  from launch.evaluation import PAGE, SCORES, evaluate, table
+  from launch.evaluation_hook import load
+  from noise2music.pipeline import Pipeline
+
+  pipeline = Pipeline.from_pretrained(job.model_dir, stages=job.stages)
+  record = evaluate(evaluation, pipeline, load=load, say=_say)
+  if record is not None:
+    out = Path(evaluation.out)
+    print(f"{table(record)}\n{out / SCORES}\n{out / PAGE}")
+  return record
+
+
+def _follow(job: Job, *, patience_seconds: float) -> int:
+  """Scores each new checkpoint, the newest where several are new, until the last step."""
+  from launch.evaluation import write_history
+  from launch.evaluation_hook import scalars
+
+  done: dict[str, int] | None = None
+  waited = time.monotonic()
+  while True:
+    steps = _steps(job)
+    if steps and steps != done:
+      step = max(steps.values())
+      out = Path(job.evaluation.out) / f"step-{step:08d}"
+      record = _score(job, dataclasses.replace(job.evaluation, out=str(out)))
+      if record is not None:
+        write_history(Path(job.evaluation.out), step, scalars(record))
+      done, waited = steps, time.monotonic()
+      if _finished(job, steps):
+        _say("the training is done, and so are its scores")
+        return 0
+    if time.monotonic() - waited > patience_seconds:
+      from noise2music.errors import UserError
+
+      raise UserError(
+        f"no new checkpoint in {job.model_dir} for {patience_seconds / 60:g} minutes: start the"
+        " training, or give more --patience_minutes"
+      )
+    time.sleep(POLL_SECONDS)
+
+
+def _runs(job: Job) -> list[Path]:
+  path = Path(job.model_dir)
+  if job.stages is not None:
+    return [path / stage for stage in job.stages]
+  if (path / "checkpoints").is_dir() or not path.is_dir():
+    return [path]
+  return [folder for folder in path.iterdir() if (folder / "checkpoints").is_dir()] or [path]
+
+
+def _steps(job: Job) -> dict[str, int] | None:
+  """The newest step of each run; None while one has none."""
+  from noise2music.checkpoints.restore import newest_step
+
+  steps = {folder.name: newest_step(folder) for folder in _runs(job)}
+  return None if None in steps.values() else steps
+
+
+def _finished(job: Job, steps: dict[str, int]) -> bool:
+  from noise2music.pipeline import total_steps
+
+  return all(steps[folder.name] >= total_steps(folder) for folder in _runs(job))
+
+
+def command(argv: Sequence[str]) -> int:
+  """`n2m evaluate`."""
+  if argv[:1] == ["run"]:
+    return main(argv[1:])
+  args = _parser().parse_args(argv)
+  gin_main.set_up()
+  return args.run(args)
+
+
+def _parser() -> argparse.ArgumentParser:
+  from noise2music.errors import Parser
+  from noise2music.evaluation.protocols import PROTOCOLS
+
+  parser = Parser(
+    prog="n2m evaluate",
+    description="Scores of music, each with its interval, floor and ceiling.",
+    epilog="n2m evaluate run: generate from prompts and score it, from a gin file",
+  )
+  commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+  def add(name: str, run, text: str) -> argparse.ArgumentParser:
+    added = commands.add_parser(name, help=text, description=text)
+    added.set_defaults(run=run)
+    return added
+
+  folders = add("folders", _folders, "score the clips of one folder against those of another")
+  folders.add_argument("evaluated", help="folder of audio, or a manifest")
+  folders.add_argument("reference", help="folder of audio, or a manifest")
+  folders.add_argument(
+    "--encoder", action="append", required=True, metavar="NAME", help="repeatable; see below"
+  )
+  folders.add_argument("--out", required=True, help="folder for scores.json, and for embeddings")
+  folders.add_argument("--protocol", default="folder", choices=sorted(PROTOCOLS))
+  folders.add_argument(
+    "--paired", action="store_true", help="clips of the same name belong together"
+  )
+  folders.add_argument("--seed", type=int, default=0, help="of floors and intervals")
+  folders.epilog = _encoders()
+
+  compared = add("compare", _compare, "the difference of two sets of scores, where there is one")
+  compared.add_argument("a", help="scores.json or its folder")
+  compared.add_argument("b", help="scores.json or its folder")
+  return parser
+
+
+def _encoders() -> str:
+  from noise2music.evaluation.embedders.load import CHOICES
+
+  return f"encoders: {CHOICES}"
+
+
+def _folders(args: argparse.Namespace) -> int:
+  from launch.evaluation import EMBEDDINGS, SCORES, Progress, reference_clips, result_of, table
+  from launch.evaluation import write_results as write
+  from launch.evaluation_hook import load
+  from noise2music.evaluation.protocols import protocol_of
+  from noise2music.evaluation.suite import Suite, score_clips
+
+  evaluated, reference = reference_clips(args.evaluated), reference_clips(args.reference)
+  if evaluated.name == reference.name:
+    reference = dataclasses.replace(reference, name=f"{reference.name}_reference")
+  suite = Suite(
+    encoders=[load(name) for name in args.encoder],
+    protocol=protocol_of(args.protocol),
+    folder=Path(args.out) / EMBEDDINGS,
+    seed=args.seed,
+    truth=args.paired,
+    say=Progress("embedding", say=_say),
+  )
+  result = score_clips(evaluated, reference, suite)
+  record = {
+    "provenance": {"command": sys.argv, "evaluated": args.evaluated, "reference": args.reference},
+    "variants": [result_of(evaluated, result)],
+  }
+  write(Path(args.out), record)
+  print(table(record))
+  print(Path(args.out) / SCORES)
+  return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+  from launch.evaluation import read_results
+  from noise2music.errors import UserError
+  from noise2music.evaluation.scores import Score, compare
+
+  sides = [
+    {score["metric"]: Score.from_json(score) for score in record["variants"][0]["scores"]}
+    for record in (read_results(args.a), read_results(args.b))
+  ]
+  shared = [metric for metric in sides[0] if metric in sides[1]]
+  if not shared:
+    raise UserError(f"{args.a} and {args.b} share no metric: score both with the same encoders")
+  for metric in shared:
+    print(json.dumps(compare(sides[0][metric], sides[1][metric])))
+  return 0
+
+
+def _say(text: str) -> None:
+  print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+  from launch import evaluate  # under the name by which gin files know it
+
+  sys.exit(gin_main.run(evaluate.main))

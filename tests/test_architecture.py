@@ -36,10 +36,12 @@ ALLOWED = {
 KEPT_TO = {
   "gin": {"config", "launch"},
   # Sharding reads the axis names that flax boxes around parameters; it builds no layers.
-  "flax": {"nn", "text", "joint_embedding", "sharding"},
+  # Evaluation holds the networks that scores are published with, which nothing trains.
+  "flax": {"nn", "text", "joint_embedding", "sharding", "evaluation"},
   "optax": {"training"},
   "orbax": {"checkpoints"},
-  "tensorflow": {"data_pipelines"},
+  # Evaluation reads weights that were published for it alone, when asked to.
+  "tensorflow": {"data_pipelines", "evaluation"},
   "tensorflow_datasets": {"data_pipelines"},
   "seqio": {"data_pipelines"},
   "apache_beam": {"data_pipelines"},
@@ -119,3 +121,8 @@ def test_generating_never_imports_tensorflow() -> None:
 
 def test_training_never_imports_tensorflow() -> None:
   assert "tensorflow" not in _modules_after("import launch.train, data_pipelines.sources")
+
+
+def test_judging_imports_tensorflow_for_its_weights_alone() -> None:
+  statement = "import noise2music.evaluation.protocols, noise2music.evaluation.embedders.load"
+  assert "tensorflow" not in _modules_after(statement)

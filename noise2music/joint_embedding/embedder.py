@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -12,8 +12,7 @@ from jaxtyping import Float
 from noise2music.errors import UserError
 from noise2music.joint_embedding.encoder import pool_windows, split_windows
 from noise2music.joint_embedding.objective import JointEmbeddingObjective
-from noise2music.sharding.mesh import MeshShape
-from noise2music.sharding.rules import LogicalRules
+from noise2music.sharding.rows import in_batches
 from noise2music.text.tokenizer import tokenize
 from noise2music.typing import PyTree
 
@@ -52,7 +51,8 @@ class Embedder:
       return np.zeros((0, self.width), np.float32)
     windows = [self._windows(clip) for clip in clips]
     run = functools.partial(self._audio, self.params)
-    vectors = np.concatenate([run(*part) for part in self._batches(np.concatenate(windows))])
+    parts = in_batches(np.concatenate(windows), size=self.batch_size)
+    vectors = np.concatenate([run(*part) for part in parts])
     ends = np.cumsum([len(of_clip) for of_clip in windows])
     return np.stack([pool_windows(v) for v in np.split(vectors[: ends[-1]], ends[:-1])])
 
@@ -63,7 +63,7 @@ class Embedder:
       return np.zeros((0, self.width), np.float32)
     arrays = tokenize(texts, tokenizer=objective.tokenizer, length=objective.token_length)
     run = functools.partial(self._texts, self.params)
-    vectors = np.concatenate([run(*part) for part in self._batches(*arrays)])
+    vectors = np.concatenate([run(*part) for part in in_batches(*arrays, size=self.batch_size)])
     return vectors[: len(texts)]
 
   def _windows(self, clip: np.ndarray) -> np.ndarray:
@@ -74,19 +74,6 @@ class Embedder:
     if len(clip) < length:
       clip = np.tile(clip, -(-length // len(clip)))[:length]
     return split_windows(clip, sample_rate_hz=rate, seconds=seconds)
-
-  def _batches(self, *arrays: np.ndarray) -> Iterator[tuple]:
-    """Of one size, the last filled up with its last row, each on the devices."""
-    mesh, rules = MeshShape().build(), LogicalRules()
-    size = -(-self.batch_size // jax.device_count()) * jax.device_count()
-    for start in range(0, len(arrays[0]), size):
-      rows = np.minimum(np.arange(start, start + size), len(arrays[0]) - 1)
-      part = tuple(array[rows] for array in arrays)
-      if jax.device_count() == 1:
-        yield part
-        continue
-      with rules.activate(mesh):
-        yield jax.device_put(part, rules.batch_sharding(mesh))
 
   @functools.partial(jax.jit, static_argnums=0)
   def _audio(self, params, windows):

@@ -3,15 +3,13 @@
 `launch.label.load_encoder` knows the folders of our own runs besides.
 """
 
-import shlex
 from pathlib import Path
 
 from noise2music.errors import UserError
 from noise2music.joint_embedding.encoder import AudioTextEncoder
 from noise2music.joint_embedding.external import ExternalCommand
 from noise2music.joint_embedding.precomputed import Precomputed
-
-_COMMAND = "command:"
+from noise2music.joint_embedding.request_folder import COMMAND, words_of
 
 
 def load_encoder(name: str) -> AudioTextEncoder | Precomputed:
@@ -19,12 +17,8 @@ def load_encoder(name: str) -> AudioTextEncoder | Precomputed:
 
   Raises UserError for a name that is neither, EncoderError for a command that fails.
   """
-  if name.startswith(_COMMAND):
-    try:
-      words = shlex.split(name.removeprefix(_COMMAND))
-    except ValueError as error:
-      raise UserError(f"the encoder {name!r} is no command line ({error}): mend it") from error
-    encoder = ExternalCommand(command=tuple(words))
+  if name.startswith(COMMAND):
+    encoder = ExternalCommand(command=words_of(name))
     _ = encoder.fingerprint  # a command that cannot run is refused now
     return encoder
   path = Path(name)

@@ -40,6 +40,10 @@ class Precomputed:
   def fingerprint(self) -> str:
     return str(self._arrays["fingerprint"])
 
+  @property
+  def clip_ids(self) -> tuple[str, ...]:
+    return tuple(self._clips)
+
   def has_clip(self, clip_id: str) -> bool:
     return clip_id in self._clips
 

@@ -1,13 +1,15 @@
 """Work on the rows of a batch, each device on its own."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
+import numpy as np
 from flax.core import spmd
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
-from noise2music.sharding.rules import BATCH
+from noise2music.sharding.mesh import MeshShape
+from noise2music.sharding.rules import BATCH, LogicalRules
 from noise2music.typing import PyTree
 
 
@@ -28,3 +30,28 @@ def by_rows(function: Callable[..., PyTree], *batch: PyTree) -> PyTree:
     return function(*batch)
   rows = PartitionSpec(axes)
   return jax.shard_map(function, in_specs=rows, out_specs=rows, check_vma=False)(*batch)
+
+
+def in_batches(*arrays: np.ndarray, size: int) -> Iterator[tuple]:
+  """Rows of all arrays in batches of one size, the last filled up with its last row, each shared
+  out among the devices.
+
+  size: of a batch; on several devices the next multiple of their number.
+  """
+  mesh, rules = MeshShape().build(), LogicalRules()
+  size = -(-size // jax.device_count()) * jax.device_count()
+  for start in range(0, len(arrays[0]), size):
+    rows = np.minimum(np.arange(start, start + size), len(arrays[0]) - 1)
+    part = tuple(array[rows] for array in arrays)
+    if jax.device_count() == 1:
+      yield part
+      continue
+    with rules.activate(mesh):
+      yield jax.device_put(part, rules.batch_sharding(mesh))
+
+
+def on_every_device(tree: PyTree) -> PyTree:
+  """The arrays, whole, where `in_batches` puts its rows."""
+  if jax.device_count() == 1:
+    return jax.device_put(tree)
+  return jax.device_put(tree, NamedSharding(MeshShape().build(), PartitionSpec()))

@@ -81,13 +81,14 @@ def safetensors_arrays(folder: Path) -> dict[str, StoredArray]:
     files = ["model.safetensors"]
   arrays = {}
   for file in files:
-    arrays |= _safetensors_file(folder / file)
+    arrays |= safetensors_file(folder / file)
   if index.is_file() and (lost := sorted(set(owners) - set(arrays))):
     raise UserError(f"{folder} lacks {lost[0]}, which {index.name} promises: copy it anew")
   return arrays
 
 
-def _safetensors_file(path: Path) -> dict[str, StoredArray]:
+def safetensors_file(path: Path) -> dict[str, StoredArray]:
+  """The arrays of one file."""
   import safetensors
 
   if not path.is_file():

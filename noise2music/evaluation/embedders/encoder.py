@@ -3,10 +3,13 @@
 Two results can be compared only where everything here agrees: `describe` goes into each of them.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+
+from noise2music.errors import UserError
 
 
 @runtime_checkable
@@ -43,3 +46,68 @@ class AudioEncoder(Protocol):
 
     Raises UserError for a clip that is shorter than `shortest_seconds`.
     """
+
+
+def checked(clips: Sequence[np.ndarray], encoder: AudioEncoder) -> list[np.ndarray]:
+  """The clips as float32 [samples]; raises UserError for one that `encoder` cannot take."""
+  out = []
+  for number, clip in enumerate(clips):
+    clip = np.asarray(clip)
+    if clip.ndim != 1 or not np.issubdtype(clip.dtype, np.floating):
+      raise UserError(
+        f"clip {number} is {clip.dtype}{list(clip.shape)}: give {encoder.name} mono floats"
+      )
+    seconds = len(clip) / encoder.sample_rate_hz
+    if len(clip) < max(1, round(encoder.shortest_seconds * encoder.sample_rate_hz)):
+      raise UserError(
+        f"clip {number} lasts {seconds:.3f} s, shorter than the window of {encoder.name}"
+        f" ({encoder.shortest_seconds:g} s): leave it out or give a longer one"
+      )
+    if not np.isfinite(clip).all():
+      raise UserError(f"clip {number} holds NaN or infinity: mend its source")
+    out.append(np.ascontiguousarray(clip, np.float32))
+  return out
+
+
+def check_rows(
+  vectors: np.ndarray, counts: np.ndarray, *, clips: int, name: str
+) -> list[np.ndarray]:
+  """What came from outside, [rows, width] with the rows of each clip, taken apart as float32.
+
+  name: of what gave it, for the sentence. Raises UserError for anything else than finite vectors of
+  which each clip has at least one.
+  """
+  vectors, counts = np.asarray(vectors), np.asarray(counts)
+  if vectors.ndim != 2 or not vectors.shape[1] or not np.issubdtype(vectors.dtype, np.floating):
+    raise UserError(
+      f"{name} holds vectors {vectors.dtype}{list(vectors.shape)}: let it hold floats [rows, width]"
+    )
+  if not np.issubdtype(counts.dtype, np.integer) or counts.shape != (clips,):
+    raise UserError(
+      f"{name} holds counts {counts.dtype}{list(counts.shape)} for {clips} clips: let it hold one"
+      " whole number a clip, in order"
+    )
+  if clips and counts.min() < 1:
+    raise UserError(f"{name} has no vector for clip {int(counts.argmin())}: leave the clip out")
+  if counts.sum() != len(vectors):
+    raise UserError(
+      f"{name} holds {len(vectors)} vectors, its counts sum to {counts.sum()}: let them agree"
+    )
+  vectors = np.ascontiguousarray(vectors, np.float32)
+  if not np.isfinite(vectors).all():
+    raise UserError(f"{name} holds vectors that are NaN or infinite: mend the encoder")
+  return np.split(vectors, np.cumsum(counts)[:-1]) if clips else []
+
+
+def check_said(said: Mapping[str, str], *, name: str) -> None:
+  """Raises UserError where an encoder's name cannot be part of a metric's, or another word lacks.
+
+  said: name, protocol and fingerprint. name: of who said it, for the sentence.
+  """
+  if not re.fullmatch(r"[a-z][a-z0-9_]*", said["name"]):
+    raise UserError(
+      f"{name} calls its encoder {said['name']!r}: give it a name of small letters, digits and _"
+    )
+  for key in ("protocol", "fingerprint"):
+    if not said[key].strip():
+      raise UserError(f"{name} has an empty {key}: say how the vectors were made")

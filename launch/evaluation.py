@@ -301,13 +301,12 @@ def table(record: Mapping[str, Any]) -> str:
     rows.append([anchor, *(_cell(values.get(metric)) for metric in metrics)])
   widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
   lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-  warned = dict.fromkeys(
-    f"{score['metric']}: {line}"
-    for variant in record["variants"]
-    for score in variant["scores"]
-    for line in score["warnings"]
-  )
-  return "\n".join([*lines, *(f"warning: {line}" for line in warned)])
+  warned: dict[str, dict[str, None]] = {}
+  for score in (score for variant in record["variants"] for score in variant["scores"]):
+    for line in score["warnings"]:
+      warned.setdefault(line, {})[score["metric"]] = None
+  lines += [f"warning: {', '.join(metrics)}: {line}" for line, metrics in warned.items()]
+  return "\n".join(lines)
 
 
 def _cell(score: Mapping[str, Any] | None) -> str:

@@ -72,18 +72,14 @@ class Setting:
   ) -> tuple[float, float]:
     """The bootstrap's interval of statistic(times each clip is drawn), moved to the value."""
 
-    def of(indices: np.ndarray) -> float:
-      return statistic(np.bincount(indices, minlength=count))
-
-    values: list[float] = []
-    low, high = bootstrap(
-      lambda indices: values.append(of(indices)) or values[-1],
-      count=count,
-      seed=self.seed,
-      rounds=self.rounds,
-    )
-    middle = float(np.mean(values))
-    return value + low - middle, value + high - middle
+    rng = np.random.default_rng(self.seed)
+    values = []
+    while len(values) < self.rounds:
+      times = np.bincount(rng.integers(0, count, count), minlength=count)
+      if np.count_nonzero(times) > 1:  # copies of one clip are no cloud
+        values.append(statistic(times))
+    low, high = np.quantile(values, [0.025, 0.975]) - np.mean(values)
+    return float(value + low), float(value + high)
 
 
 _TOLD = ("name", "protocol", "fingerprint", "width", "sample_rate_hz")

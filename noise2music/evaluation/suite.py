@@ -115,16 +115,16 @@ def _of_encoder(
     why = f"no FAD: {error}"
   score = evaluator.kernel(ours, theirs, setting, name=name, noise=noise)
   scores.append(score if why is None else dataclasses.replace(score, warnings=(why,)))
-  if len(ours.vectors) == len(ours) and hasattr(encoder, "embed_texts"):
+  if hasattr(encoder, "embed_texts"):
     texts = _texts(encoder, evaluated, ours)
     if len(texts) > 1:
       truth = theirs if suite.truth else None
       scores.append(evaluator.similarity_to_text(ours, texts, setting, truth=truth))
       of_clips["similarity_text"] = _cosines(ours, texts)
-  if suite.truth and len(ours.vectors) == len(ours):
-    scores.append(evaluator.similarity_to_audio(ours, theirs, setting, name=name))
-    real = dict(zip(theirs.ids, theirs.vectors, strict=True))
-    of_clips["similarity_audio"] = _cosines(ours, real)
+    if suite.truth:
+      scores.append(evaluator.similarity_to_audio(ours, theirs, setting, name=name))
+      real = dict(zip(theirs.ids, theirs.vectors, strict=True))
+      of_clips["similarity_audio"] = _cosines(ours, real)
   return scores, {f"{key} {encoder.name}": value for key, value in of_clips.items() if value}
 
 
@@ -179,7 +179,7 @@ def _fingerprint(some: Embeddings) -> str:
 def _with_rates(score: Score, sides: Sequence[Embedded]) -> Score:
   rates = sorted({rate for side in sides for rate in side.rates})
   said = []
-  if len(rates) > 1:
+  if len(rates) > 1 and rates[0] < score.encoder["sample_rate_hz"]:
     listed = ", ".join(f"{rate:,}" for rate in rates)
     said.append(
       f"files of {listed} Hz were compared: what lies above the lowest rate's band tells the sides"

@@ -66,11 +66,12 @@ class Trill:
     return [self._run(clip) for clip in checked(clips, self)]
 
   def _run(self, clip: np.ndarray) -> np.ndarray:
+    model = self._model
     import tensorflow as tf
 
     try:
       with tf.device("/CPU:0"):
-        outputs = self._model(samples=tf.constant(clip), sample_rate=self.sample_rate_hz)
+        outputs = model(samples=tf.constant(clip), sample_rate=self.sample_rate_hz)
     except Exception as error:  # TensorFlow has a class for each way in which a call can fail
       raise UserError(
         f"the model in {self.folder} takes no samples and sample_rate ({_first(error)}): {FETCH}"

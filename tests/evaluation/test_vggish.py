@@ -1,16 +1,11 @@
-"""VGGish beside the numbers of other implementations.
-
-vggish_golden.json holds what torchvggish (its last ReLU removed, float32) gives with the weights of
-`_weights` for two clips: every 19th frame and 9th band of the patches, and all embeddings.
-"""
+"""VGGish beside the numbers of other implementations, which make_golden_vggish.py wrote."""
 
 import dataclasses
-import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
+from vggish_cases import BANDS, CLIPS, FRAMES, golden, seeded_weights
 
 from noise2music.errors import UserError
 from noise2music.evaluation.embedders.encoder import AudioEncoder
@@ -26,44 +21,28 @@ from noise2music.evaluation.embedders.vggish import (
 )
 from noise2music.evaluation.embedders.vggish_weights import load_vggish, save_vggish
 
-GOLDEN = json.loads((Path(__file__).parent / "vggish_golden.json").read_text())
-SINE = np.sin(2 * np.pi * 1000 * np.arange(0, 3, 1 / 16_000))
-CLIPS = {
-  "sine_1khz_3s": SINE,
-  "noise_5s": 0.1 * np.random.default_rng(1235).standard_normal(80_000),
-}
+SINE = CLIPS["sine_1khz_3s"]
 RELU = VGGishProtocol(
   name="released", window_samples=15_600, step_samples=15_360, final_relu=True
 )  # fmt: skip
 
 
-def _weights() -> dict:
-  rng = np.random.default_rng(1234)
-  out = {}
-  for layer, shape in LAYERS.items():
-    scale = np.float32(np.sqrt(2 / np.prod(shape[:-1])))
-    kernel = rng.standard_normal(shape, dtype=np.float32) * scale
-    bias = rng.standard_normal(shape[-1], dtype=np.float32) * np.float32(0.01)
-    out[layer] = {"kernel": kernel, "bias": bias}
-  return out
-
-
 @pytest.fixture(scope="module")
 def encoder() -> VGGish:
-  return VGGish(params=_weights(), batch_size=16)
+  return VGGish(params=seeded_weights(LAYERS), batch_size=16)
 
 
 @pytest.mark.parametrize("name", CLIPS)
 def test_patches_are_those_of_torchvggish(name):
-  found = TFHUB.patches(CLIPS[name])[:, ::19, ::9]
-  np.testing.assert_allclose(found, GOLDEN[name]["log_mel"], atol=1e-4)
+  found = TFHUB.patches(CLIPS[name])[:, FRAMES, BANDS]
+  np.testing.assert_allclose(found, golden()[name]["log_mel"], atol=1e-4)
 
 
 def test_embeddings_are_those_of_torchvggish(encoder):
   assert isinstance(encoder, AudioEncoder)
   rows = encoder.embed(list(CLIPS.values()))
   for found, name in zip(rows, CLIPS, strict=True):
-    wanted = np.array(GOLDEN[name]["embedding"])
+    wanted = golden()[name]["embedding"]
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, wanted, atol=1e-3 * np.abs(wanted).max(), rtol=0)
 

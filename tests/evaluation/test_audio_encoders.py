@@ -181,6 +181,10 @@ def test_a_file_of_vectors_that_is_none(tmp_path):
   path.write_text("words")
   with pytest.raises(UserError, match=r"no \.npz that can be read"):
     Stored(path=path)
+  with path.open("wb") as file:
+    np.save(file, np.zeros(3))  # one array in the place of several
+  with pytest.raises(UserError, match=r"no \.npz that can be read"):
+    Stored(path=path)
 
 
 def test_a_command_gives_several_rows_a_clip(tmp_path):

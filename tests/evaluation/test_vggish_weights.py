@@ -270,13 +270,28 @@ def test_a_tensor_may_be_a_view_but_not_leave_its_storage(tmp_path):
     torch_arrays(torch_zip(tmp_path / "outside.pth", {"a": outside}))
 
 
-def test_storages_of_another_size_are_refused(tmp_path):
+@pytest.mark.parametrize(
+  ("stored", "how"), [(bytes(20), zipfile.ZIP_STORED), (bytes(24), zipfile.ZIP_DEFLATED)]
+)
+def test_storages_of_another_size_or_packed_are_refused(stored, how, tmp_path):
   path = tmp_path / "size.pth"
   with zipfile.ZipFile(path, "w") as archive:
     state = {"a": np.zeros(6, np.float32)}
     archive.writestr("vggish/data.pkl", _torch_pickle(_as_tensors(state), legacy=False))
-    archive.writestr("vggish/data/0", bytes(20))
+    archive.writestr("vggish/data/0", stored, compress_type=how)
   with pytest.raises(UserError, match="storage 0 has another size"):
+    torch_arrays(path)
+
+
+def test_a_legacy_files_storages_are_compared_with_its_tensors(tmp_path):
+  state = {"a": np.arange(6, dtype=np.float32), "b": np.arange(4, dtype=np.float32)}
+  path = torch_legacy(tmp_path / "legacy.pth", state)
+  np.testing.assert_array_equal(torch_arrays(path)["b"].load(), state["b"])
+  counts = struct.pack("<q", 6), struct.pack("<q", 4)
+  content = path.read_bytes()
+  assert content.count(counts[0]) == content.count(counts[1]) == 1
+  path.write_bytes(content.replace(counts[1], struct.pack("<q", 3)))
+  with pytest.raises(UserError, match="storage 1 is missing or has another size"):
     torch_arrays(path)
 
 

@@ -221,6 +221,13 @@ def test_a_layer_too_few_or_too_many_is_refused(tmp_path):
   assert list(read_weights(torch_zip(tmp_path / "pca.pth", state), layers=SMALL)) == list(SMALL)
 
 
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+  state = ours_state()
+  state["fc1_2/bias"][3] = np.nan
+  with pytest.raises(UserError, match=r"own.safetensors: fc1_2/bias holds NaN or infinity: fetch"):
+    read_weights(safetensors(tmp_path / "own.safetensors", state), layers=SMALL)
+
+
 class _Mkdir:
   """What a hostile pickle does when it is loaded."""
 

@@ -30,7 +30,7 @@ EXTRAS = {
   "shards": ["array_record>=0.8", "tensorflow-datasets>=4.9.9"],
   # The embedded score corpus (pretty_midi brings the sound font) and the report.
   "demo": ["music21>=9.9", "pretty_midi>=0.2.10", "matplotlib>=3.9"],
-  # seqio Tasks and Mixtures, and building shards.
+  # seqio Tasks and Mixtures, building shards; VGGish's own checkpoint and TRILL.
   # sentencepiece 0.2.3 carries protobuf 7 code, which seqio imports and Beam (protobuf 6) refuses.
   "tf": ["tensorflow>=2.20", "seqio>=0.0.20", "sentencepiece<0.2.3"],
   "beam": ["apache-beam>=2.70"],

@@ -80,7 +80,7 @@ class Precomputed:
         arrays = {key: file[key] for key in _KEYS}
     except UserError:
       raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
       raise UserError(
         f"{self.path} is no .npz that can be read ({error}): make it again"
       ) from error

@@ -220,6 +220,26 @@ def test_rows_are_transformed_where_they_are_and_weights_whole_where_they_are_us
   """)
 
 
+def test_batches_have_one_shape_and_every_device_its_part():
+  printed = on_eight_devices("""
+    import jax, numpy as np
+    from noise2music.sharding.rows import in_batches, on_every_device
+
+    rows = np.arange(26.0).reshape(13, 2)
+    weights = on_every_device(np.ones((2, 3)))
+    assert weights.sharding.is_fully_replicated and len(weights.devices()) == 8
+    batches = list(in_batches(rows, rows[:, 0], size=5))  # of 8, since there are eight devices
+    assert [len(a) for a, b in batches] == [len(b) for a, b in batches] == [8, 8]
+    for a, b in batches:
+      assert {s.data.shape for s in a.addressable_shards} == {(1, 2)}
+    out = np.concatenate([jax.jit(lambda w, x: x @ w)(weights, a) for a, b in batches])
+    assert (out[:13] == rows @ np.ones((2, 3))).all()
+    assert (np.asarray(batches[1][0])[5:] == rows[-1]).all()  # filled up with the last row
+    print("ok")
+  """)
+  assert printed.strip() == "ok"
+
+
 def test_weights_are_split_along_no_axis_that_counts_layers():
   chips = AbstractDevice("v4", num_cores=None, platform="tpu")
   mesh = MeshShape(fsdp=4).abstract(8, kind=chips)

@@ -5,7 +5,7 @@ Two results can be compared only where everything here agrees: `describe` goes i
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -48,8 +48,12 @@ class AudioEncoder(Protocol):
     """
 
 
-def checked(clips: Sequence[np.ndarray], encoder: AudioEncoder) -> list[np.ndarray]:
-  """The clips as float32 [samples]; raises UserError for one that `encoder` cannot take."""
+def checked(clips: Sequence[np.ndarray], encoder: Any) -> list[np.ndarray]:
+  """The clips as float32 [samples]; raises UserError for one that `encoder` cannot take.
+
+  encoder: an `AudioEncoder`. It is not declared as one, since to check that would ask it for all
+  that it is, its weights' fingerprint too.
+  """
   out = []
   for number, clip in enumerate(clips):
     clip = np.asarray(clip)

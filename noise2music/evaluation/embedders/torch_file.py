@@ -115,7 +115,9 @@ def _from_zip(path: Path) -> tuple[dict[str, _Tensor], Callable[[_Storage], byte
     with archive.open(inside) as file:
       tensors = _tensors(_StateDictUnpickler(file).load())
     for storage in {tensor.storage for tensor in tensors.values()}:
-      if archive.getinfo(f"{root}data/{storage.key}").file_size != 4 * storage.count:
+      entry = archive.getinfo(f"{root}data/{storage.key}")
+      # torch compresses nothing, so no entry can grow beyond the file.
+      if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != 4 * storage.count:
         raise ValueError(f"its storage {storage.key} has another size")
 
   def read(storage: _Storage) -> bytes:
@@ -132,21 +134,21 @@ def _from_legacy(
   if (magic, version) != (_MAGIC, _VERSION) or machine["little_endian"] is not True:
     raise ValueError("another magic number, version or order of bytes")
   tensors = _tensors(state)
-  counts = {tensor.storage.key: tensor.storage.count for tensor in tensors.values()}
   size = path.stat().st_size
   starts = {}
   for key in keys:
     (count,) = struct.unpack("<q", file.read(8))
-    starts[key] = file.tell()
-    if count < 0 or counts.get(key, count) != count or starts[key] + 4 * count > size:
-      raise ValueError(f"its storage {key} has another size")
+    storage = _Storage(str(key), _size(count))
+    starts[storage] = file.tell()
+    if starts[storage] + 4 * count > size:
+      raise ValueError(f"its storage {key} goes on beyond its end")
     file.seek(4 * count, 1)
-  if lost := sorted(set(counts) - set(starts)):
-    raise ValueError(f"its storage {lost[0]} is missing")
+  if lost := {tensor.storage for tensor in tensors.values()} - set(starts):
+    raise ValueError(f"its storage {min(lost).key} is missing or has another size")
 
   def read(storage: _Storage) -> bytes:
     with path.open("rb") as again:
-      again.seek(starts[storage.key])
+      again.seek(starts[storage])
       return again.read(4 * storage.count)
 
   return tensors, read

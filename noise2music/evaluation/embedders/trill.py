@@ -22,7 +22,7 @@ FETCH = (
   "fetch https://tfhub.dev/google/nonsemantic-speech-benchmark/trill/3?tf-hub-format=compressed,"
   " unpack it and give the folder of its saved_model.pb, as in trill:FOLDER"
 )
-_FILES = ("saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001")
+_MODEL = "saved_model.pb"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,9 +56,10 @@ class Trill:
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    digest = hashlib.sha256()
-    for name in _FILES:
-      with open(Path(self.folder) / name, "rb") as file:
+    """Of the graph and its variables, in the files' order."""
+    folder, digest = Path(self.folder), hashlib.sha256()
+    for path in (folder / _MODEL, *sorted((folder / "variables").glob("*"))):
+      with path.open("rb") as file:
         digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:12]
 
@@ -66,11 +67,12 @@ class Trill:
     return [self._run(clip) for clip in checked(clips, self)]
 
   def _run(self, clip: np.ndarray) -> np.ndarray:
+    model = self._model
     import tensorflow as tf
 
     try:
       with tf.device("/CPU:0"):
-        outputs = self._model(samples=tf.constant(clip), sample_rate=self.sample_rate_hz)
+        outputs = model(samples=tf.constant(clip), sample_rate=self.sample_rate_hz)
     except Exception as error:  # TensorFlow has a class for each way in which a call can fail
       raise UserError(
         f"the model in {self.folder} takes no samples and sample_rate ({_first(error)}): {FETCH}"
@@ -91,7 +93,7 @@ class Trill:
   @functools.cached_property
   def _model(self) -> Any:
     folder = Path(self.folder)
-    if not (folder / _FILES[0]).is_file():
+    if not (folder / _MODEL).is_file():
       raise UserError(f"there is no TRILL in {folder}: {FETCH}")
     try:
       import tensorflow as tf

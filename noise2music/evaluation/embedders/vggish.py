@@ -193,7 +193,7 @@ def weights_fingerprint(params: PyTree) -> str:
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class VGGish:
   """An `AudioEncoder`. params: as `vggish_weights.load_vggish` gives them. variant: of how clips
-  are cut. batch_size: patches at once.
+  are cut. batch_size: patches at once; the last batch of a call is filled up, so give many clips.
   """
 
   params: PyTree

@@ -24,6 +24,10 @@ FETCH = (
   f" vggish:PATH or {VARIABLE}=PATH"
 )
 _PARTS = ("kernel", "bias")
+# What would be one more layer; what optimisers and PCA leave in a file changes nothing.
+_LAYER = re.compile(
+  r"vggish/.+/(weights|biases)|(features|embeddings)\.\d+\.(weight|bias)|\w+/(kernel|bias)"
+)
 # A TF1 checkpoint is a table of LevelDB, which ends so.
 _TABLE_MAGIC = bytes.fromhex("57fb808b247547db")
 _TF_NAMES = {
@@ -77,27 +81,27 @@ def read_weights(path: Path, *, layers: Mapping[str, tuple[int, ...]] = LAYERS) 
   """{layer: {kernel, bias}} as `layers` has their shapes; every name and shape is compared before
   any array is read. Raises UserError."""
   arrays, name_of, is_torch = _opened(path)
-  names = {f"{layer}/{part}": name_of(layer, part) for layer in layers for part in _PARTS}
+  names = {(layer, part): name_of(layer, part) for layer in layers for part in _PARTS}
   if missing := [name for name in names.values() if name not in arrays]:
     raise UserError(f"{path} has no {missing[0]}: give the weights of a whole VGGish")
-  ours = re.compile(r"vggish/|features\.|embeddings\.|\w+/(kernel|bias)$")
-  if foreign := sorted(n for n in set(arrays) - set(names.values()) if ours.match(n)):
+  if foreign := sorted(n for n in set(arrays) - set(names.values()) if _LAYER.fullmatch(n)):
     raise UserError(f"{path} has {foreign[0]}, which no VGGish has: give the weights of one")
-  for layer, kernel in layers.items():
-    for part, shape in (("kernel", kernel), ("bias", kernel[-1:])):
-      stored = arrays[name_of(layer, part)]
-      wanted = _torch_shape(shape) if is_torch else shape
-      if stored.shape != wanted:
-        raise UserError(
-          f"{stored.where} has shape {list(stored.shape)}, VGGish needs {list(wanted)}: give the"
-          " weights of one"
-        )
+  for (layer, part), name in names.items():
+    shape = layers[layer] if part == "kernel" else layers[layer][-1:]
+    wanted = _torch_shape(shape) if is_torch else shape
+    if arrays[name].shape != wanted:
+      raise UserError(
+        f"{arrays[name].where} has shape {list(arrays[name].shape)}, VGGish needs {list(wanted)}:"
+        " give the weights of one"
+      )
 
   def loaded(name: str) -> np.ndarray:
     array = arrays[name].load()
+    if not np.isfinite(array).all():
+      raise UserError(f"{arrays[name].where} holds NaN or infinity: fetch the weights anew")
     return np.ascontiguousarray(_from_torch(array) if is_torch else array)
 
-  return {layer: {p: loaded(name_of(layer, p)) for p in _PARTS} for layer in layers}
+  return {layer: {part: loaded(names[layer, part]) for part in _PARTS} for layer in layers}
 
 
 def _opened(path: Path) -> tuple[dict[str, StoredArray], Callable[[str, str], str], bool]:

@@ -61,8 +61,8 @@ class Finding:
   """One clip and the training clip that it agrees with best.
 
   similarity: of its vector to the nearest training clip's, `nearest`. near: above the threshold of
-  similarity. training: which of the candidates `span` was found in. copied: span.score is above the
-  threshold of alignment.
+  similarity. training: which of the candidates `span` was found in. matched: span.score is above
+  the threshold of alignment: a reason to listen and no proof, as false alarms are among them.
   """
 
   clip: str
@@ -71,7 +71,7 @@ class Finding:
   near: bool
   training: str
   span: Span
-  copied: bool
+  matched: bool
 
   def to_json(self) -> dict[str, Any]:
     return {**dataclasses.asdict(self), "span": self.span.to_json()}
@@ -98,8 +98,8 @@ class Memorisation:
     return sum(finding.near for finding in self.findings)
 
   @property
-  def copied(self) -> int:
-    return sum(finding.copied for finding in self.findings)
+  def matched(self) -> int:
+    return sum(finding.matched for finding in self.findings)
 
   def to_json(self) -> dict[str, Any]:
     return {
@@ -107,7 +107,7 @@ class Memorisation:
       "protocol": f"nearest {self.candidates} training clips by cosine, then log-mel correlation"
       f" over windows of {self.window_seconds:g} s at every offset; thresholds of held-out clips",
       "near": self._share(self.near),
-      "copied": self._share(self.copied),
+      "matched": self._share(self.matched),
       "similarity_threshold": self.similarity_threshold.to_json(),
       "alignment_threshold": self.alignment_threshold.to_json(),
       "n": len(self.findings),
@@ -157,7 +157,7 @@ def check_memorisation(
   alignment = calibrate([one.span.score for one in usual], false_alarm_rate=false_alarm_rate)
   findings = [
     dataclasses.replace(
-      one, near=one.similarity > similarity.value, copied=one.span.score > alignment.value
+      one, near=one.similarity > similarity.value, matched=one.span.score > alignment.value
     )
     for one in _best(generated, training, aligner=aligner, candidates=candidates)
   ]
@@ -245,5 +245,5 @@ def _best(
       near=False,
       training=training.ids[rows[best]],
       span=spans[best],
-      copied=False,
+      matched=False,
     )

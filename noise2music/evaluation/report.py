@@ -45,7 +45,7 @@ class Table:
 
   title: str
   header: Sequence[str]
-  rows: Sequence[Sequence[str]]
+  rows: Sequence[Sequence[str | int]]
   note: str = ""
 
 
@@ -188,9 +188,13 @@ th {{ border-bottom: 1px solid #8888 }} .note {{ opacity: .75; font-size: .9em }
 section {{ border-top: 1px solid #8884; padding: 1rem 0 }}
 section div {{ display: flex; flex-wrap: wrap; gap: 1rem }}
 figure {{ margin: 0; flex: 1 1 300px; max-width: 360px }}
-figcaption {{ font-size: .85em; opacity: .8 }}
+figcaption {{ font-size: .85em; opacity: .8; overflow-wrap: anywhere }}
 img {{ width: 100%; background: #fff; border-radius: 4px }} .wide {{ max-width: 100% }}
 audio {{ width: 100%; height: 34px }}
+.plots {{ display: flex; flex-wrap: wrap; gap: 1rem }} .plot {{ max-width: 520px }}
+summary {{ cursor: pointer }} .facts th {{ vertical-align: top; border: 0; white-space: nowrap }}
+.facts td, h3 {{ overflow-wrap: anywhere }}
+@media (max-width: 700px) {{ table {{ display: block; overflow-x: auto }} }}
 </style>
 {body}
 </html>

@@ -146,12 +146,12 @@ def test_a_copying_model_is_caught_and_another_is_not() -> None:
   )
   worst = found.findings[0]
   assert (worst.clip, worst.training, worst.nearest) == ("generated-1", "training-2", "training-2")
-  assert worst.copied
+  assert worst.matched
   assert worst.near
   assert worst.span.offset_seconds == pytest.approx(3.0, abs=0.05)
   assert found.alignment_threshold.value < 0.7 < worst.span.score
   out = found.to_json()
-  assert out["copied"]["hits"] == found.copied == sum(f["copied"] for f in out["findings"])
+  assert out["matched"]["hits"] == found.matched == sum(f["matched"] for f in out["findings"])
   assert [f.span.score for f in found.findings] == sorted(
     (f.span.score for f in found.findings), reverse=True
   )

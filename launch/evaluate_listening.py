@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def read_prompts(path: str) -> dict[str, str]:
       prompts = json.loads(text)
       good = isinstance(prompts, dict) and all(isinstance(value, str) for value in prompts.values())
     else:
-      rows = list(csv.DictReader(text.splitlines(keepends=True)))
+      rows = list(csv.DictReader(io.StringIO(text, newline="")))
       prompts = {Path(row["file_name"]).stem: row["caption"] or "" for row in rows}
       good = True
   except OSError as error:

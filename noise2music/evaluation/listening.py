@@ -28,6 +28,7 @@ KEY_FORMAT = "noise2music listening key 1"
 QUESTION = "Which of the two do you prefer?"
 SIDES = ("left", "right")
 _LEVEL_DB = -20.0  # root mean square, as loud as most music may be without clipping
+_SILENT_DB = -75.0  # nothing but dither, which would become a hiss
 _PEAK = 0.9  # mp3 overshoots what it is given by a little
 _FADE_SECONDS = 0.02  # where a clip is cut, lest the cut clicks
 _HIGHEST_RATE_HZ = 48_000  # of mp3
@@ -164,7 +165,7 @@ def pair_files(
 def level_pair(first: Path, second: Path, *, seconds: float) -> tuple[Player, Player]:
   """Both files as mono clips that are equally long and have the same root mean square.
 
-  The level is -20 dB, or less where one of the two would clip. Silence stays silent. The rate is
+  The level is -20 dB, or less where one of the two would clip. Silence stays as it is. The rate is
   the higher one of the files: the lower would take from the better clip what makes it so.
   """
   rate = min(_HIGHEST_RATE_HZ, max(probe(path).sample_rate for path in (first, second)))
@@ -173,12 +174,14 @@ def level_pair(first: Path, second: Path, *, seconds: float) -> tuple[Player, Pl
   clips = [_faded(clip[:length], sample_rate_hz=rate) for clip in clips]
   rms = [float(np.sqrt(np.mean(np.square(clip, dtype=np.float64)))) for clip in clips]
   level = 10 ** (_LEVEL_DB / 20)
-  for clip, has in zip(clips, rms, strict=True):
-    if has:
+  heard = [has > 10 ** (_SILENT_DB / 20) for has in rms]
+  for clip, has, audible in zip(clips, rms, heard, strict=True):
+    if audible:
       level = min(level, _PEAK * has / float(np.abs(clip).max()))
-  clips = [clip * (level / has) if has else clip for clip, has in zip(clips, rms, strict=True)]
+  gains = [level / has if audible else 1.0 for has, audible in zip(rms, heard, strict=True)]
   one, other = (
-    Player(label="", audio=clip.astype(np.float32), sample_rate_hz=rate) for clip in clips
+    Player(label="", audio=(gain * clip).astype(np.float32), sample_rate_hz=rate)
+    for gain, clip in zip(gains, clips, strict=True)
   )
   return one, other
 

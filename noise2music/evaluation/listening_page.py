@@ -165,13 +165,16 @@ function render() {
   element("back").disabled = state.index === 0;
 }
 
-function stop() { for (const side of sides) players[side].pause(); }
-
 function label(side) {
   const playing = !players[side].paused;
   const name = side === "left" ? "A" : "B";
   element(`play-${side}`).textContent = `${playing ? "Pause" : "Play"} ${name}`;
   element(`card-${side}`).classList.toggle("playing", playing);
+}
+
+// Labelled here and now: a player that gets another clip forgets to tell that it paused.
+function stop() {
+  for (const side of sides) { players[side].pause(); label(side); }
 }
 
 function play(side) {

@@ -174,12 +174,12 @@ def check_memorisation(
 
 
 def nearest_clips(
-  queries: np.ndarray, training: np.ndarray, *, count: int = 5, chunk: int = 8_192
+  queries: np.ndarray, training: np.ndarray, *, count: int = 5, chunk: int = 4_096
 ) -> Neighbours:
   """The `count` nearest rows of `training` by cosine, exactly: each is compared with each.
 
   queries: float [queries, width]; training: float [clips, width], of any length, read in chunks.
-  chunk: rows of either in one product, which takes 4 chunk^2 bytes.
+  chunk: rows of either in one product, which takes some 16 chunk^2 bytes.
 
   Raises UserError for widths that differ, more neighbours than clips, or a vector without a
   direction.

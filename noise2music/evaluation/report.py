@@ -84,7 +84,9 @@ def write_whole(path: str | os.PathLike, text: str) -> None:
     os.replace(temporary, path)
   except OSError as error:
     reason = error.strerror or error
-    raise UserError(f"{path} cannot be written ({reason}): give a folder with room") from error
+    raise UserError(
+      f"{path} cannot be written ({reason}): check its folder and the room there"
+    ) from error
   finally:
     temporary.unlink(missing_ok=True)
 

@@ -261,3 +261,7 @@ def test_a_page_that_cannot_be_written_says_so(tmp_path: Path) -> None:
   page = EvaluationPage(title="t", provenance={"n": 1})
   with pytest.raises(UserError, match="cannot be written"):
     write_evaluation_page(tmp_path / "missing" / "page.html", page)
+  (tmp_path / "folder.html").mkdir()
+  with pytest.raises(UserError, match="cannot be written"):
+    write_evaluation_page(tmp_path / "folder.html", page)
+  assert [path.name for path in tmp_path.iterdir()] == ["folder.html"]

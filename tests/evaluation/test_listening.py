@@ -150,6 +150,11 @@ def test_pairs_are_equally_loud_and_long(tmp_path: Path) -> None:
   plain = level_pair(tmp_path / "long.wav", tmp_path / "long.wav", seconds=0.5)[0].audio
   assert 20 * np.log10(np.sqrt(np.mean(plain**2))) == pytest.approx(-20, abs=1e-3)
   assert len(plain) == 12_000
+  hiss = 1e-4 * rng.normal(size=16_000)
+  write_audio(tmp_path / "silent.wav", hiss.astype(np.float32), sample_rate_hz=16_000)
+  silent, loud = level_pair(tmp_path / "silent.wav", tmp_path / "long.wav", seconds=1)
+  assert np.abs(silent.audio).max() < 1e-3
+  assert 20 * np.log10(np.sqrt(np.mean(loud.audio**2))) == pytest.approx(-20, abs=1e-3)
 
 
 def test_refusals(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -66,9 +66,15 @@ def test_silence_and_constant_sound_are_like_nothing() -> None:
     assert np.isfinite(span.score)
     assert span.score < 0.6
   assert ALIGNER.align(_features(silence), _features(silence)).score == 0
-  fade = _music(1) * np.linspace(0, 1, 12 * RATE) ** 3
-  other = _music(2) * np.linspace(0, 1, 12 * RATE) ** 3
-  assert ALIGNER.align(_features(fade), _features(other)).score < 0.6
+
+
+def test_a_common_pause_is_no_likeness_and_a_low_level_no_difference() -> None:
+  # Both begin after two seconds: every band steps up together.
+  pause = np.concatenate([np.zeros(2 * RATE), np.ones(2 * RATE)]).astype(np.float32)
+  first, second = (_music(seed)[: 4 * RATE] * pause for seed in (1, 2))
+  assert ALIGNER.align(_features(first), _features(second)).score < 0.6
+  quiet = (0.003 * _music(1)).astype(np.float32)
+  assert ALIGNER.align(_features(quiet), _features(_music(1))).score == pytest.approx(1, abs=1e-3)
 
 
 def test_correlation_is_pearsons_at_every_offset() -> None:

@@ -288,7 +288,7 @@ def _pair(pair: AlignedPair) -> str:
   verdict = "above the threshold" if finding.matched else "below the threshold"
   note = (
     f"score {number(span.score)} ({verdict}), {number(span.span_score)} over"
-    f" {span.length_seconds:g} s, {span.offset_seconds:+.2f} s later in the training clip;"
+    f" {span.length_seconds:g} s, offset {span.offset_seconds:+.2f} s;"
     f" similarity {number(finding.similarity)} to {finding.nearest}"
     + (", near" if finding.near else "")
   )

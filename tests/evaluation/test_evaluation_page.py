@@ -162,7 +162,7 @@ def test_matching_spans_are_cut_and_played_side_by_side(tmp_path: Path) -> None:
     assert seconds == pytest.approx(1.0, abs=0.01)
   text = path.read_text()
   assert "0.50 to 1.50 s" in text
-  assert "+0.50 s later in the training clip" in text
+  assert "offset +0.50 s" in text
   assert "2 of 20 (" in text  # held-out clips above the threshold
   short = AlignedPair(finding=_finding(), generated=_player(seconds=0.4), training=training)
   with pytest.raises(UserError, match="give the whole clip"):

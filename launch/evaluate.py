@@ -149,6 +149,7 @@ def command(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+  from launch.evaluate_listening import add_commands as add_listening
   from noise2music.errors import Parser
   from noise2music.evaluation.protocols import PROTOCOLS
 
@@ -181,6 +182,22 @@ def _parser() -> argparse.ArgumentParser:
   compared = add("compare", _compare, "the difference of two sets of scores, where there is one")
   compared.add_argument("a", help="scores.json or its folder")
   compared.add_argument("b", help="scores.json or its folder")
+
+  repeated = add("memorisation", _repeated, "which generated clips repeat one of the training set")
+  repeated.add_argument("generated", help="folder of audio, or a manifest")
+  repeated.add_argument("--training", required=True, help="manifest of what was trained on")
+  repeated.add_argument(
+    "--held_out", required=True, help="real clips that were not: manifest, folder"
+  )
+  repeated.add_argument("--encoder", required=True, help="as of folders")
+  repeated.add_argument("--out", required=True, help="folder for memorisation.json and the page")
+  repeated.add_argument(
+    "--false_alarm_rate",
+    type=float,
+    default=0.01,
+    help="share of held-out clips that may pass a threshold; %(default)s",
+  )
+  add_listening(commands)
   return parser
 
 
@@ -191,7 +208,15 @@ def _encoders() -> str:
 
 
 def _folders(args: argparse.Namespace) -> int:
-  from launch.evaluation import EMBEDDINGS, SCORES, Progress, reference_clips, result_of, table
+  from launch.evaluation import (
+    EMBEDDINGS,
+    PAGE,
+    SCORES,
+    Progress,
+    reference_clips,
+    result_of,
+    table,
+  )
   from launch.evaluation import write_results as write
   from launch.evaluation_hook import load
   from noise2music.evaluation.protocols import protocol_of
@@ -214,8 +239,39 @@ def _folders(args: argparse.Namespace) -> int:
     "variants": [result_of(evaluated, result)],
   }
   write(Path(args.out), record)
-  print(table(record))
-  print(Path(args.out) / SCORES)
+  print(f"{table(record)}\n{Path(args.out) / SCORES}\n{Path(args.out) / PAGE}")
+  return 0
+
+
+def _repeated(args: argparse.Namespace) -> int:
+  from launch.evaluation import EMBEDDINGS, PAGE, Progress, reference_clips, trained_files
+  from launch.evaluation_hook import load
+  from launch.evaluation_report import memorisation_of, memorisation_section
+  from noise2music.evaluation.evaluation_page import EvaluationPage, write_evaluation_page
+
+  generated, held_out = reference_clips(args.generated), reference_clips(args.held_out)
+  training, out, encoder = trained_files(args.training), Path(args.out), load(args.encoder)
+  result = memorisation_of(
+    generated.files,
+    held_out=held_out.files,
+    training=training,
+    encoder=encoder,
+    folder=out / EMBEDDINGS,
+    false_alarm_rate=args.false_alarm_rate,
+    say=Progress("embedding", say=_say),
+  )
+  record = result.to_json()
+  (out / "memorisation.json").write_text(json.dumps(record, indent=1, ensure_ascii=False))
+  page = EvaluationPage(
+    title="noise2music: does it repeat its training set",
+    provenance={"command": sys.argv, "encoder": encoder.name, "fingerprint": encoder.fingerprint},
+    memorisation=memorisation_section(result, generated=generated.files, training=training),
+  )
+  write_evaluation_page(out / PAGE, page)
+  for name in ("near", "matched"):
+    share = record[name]
+    print(f"{name}: {share['hits']} of {share['n']} clips")
+  print(f"{out / 'memorisation.json'}\n{out / PAGE}")
   return 0
 
 

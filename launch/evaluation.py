@@ -18,11 +18,13 @@ import jax
 
 import noise2music
 from data_pipelines.manifest import atomic_text, manifest_path, read_manifest
+from launch.evaluation_report import memorisation_of, memorisation_section, write_page
 from noise2music.audio.wav_io import probe, write_audio
 from noise2music.checkpoints import leaves
 from noise2music.errors import UserError
 from noise2music.evaluation.embedders.encoder import AudioEncoder
 from noise2music.evaluation.embeddings import File
+from noise2music.evaluation.evaluation_page import MemorisationSection
 from noise2music.evaluation.protocols import Protocol, protocol_of
 from noise2music.evaluation.suite import Clips, Result, Suite, audio_files, score_clips
 from noise2music.evaluation.sweeps import AsTrained, Sweep, Variant
@@ -114,18 +116,50 @@ def evaluate(
       say=Progress(f"embedding {variant.name}", say=say),
     )
     say(f"scoring {variant.name}: {len(files)} clips, {len(encoders)} encoders")
-    results.append(score_clips(clips, reference, suite))
+    results.append((clips, score_clips(clips, reference, suite)))
   record = {
     "provenance": provenance(evaluation, pipeline, minutes=(time.monotonic() - began) / 60),
     "prompts": {p.id: p.text for p in prompts},
     "truth": {p.id: str(p.truth) for p in prompts if p.truth is not None},
     "variants": [
-      {**_of_variant(variant), "folder": str(folders[variant.name]), **result.to_json()}
-      for variant, result in zip(variants, results, strict=True)
+      {**result_of(clips, result), **_of_variant(variant)}
+      for variant, (clips, result) in zip(variants, results, strict=True)
     ],
   }
-  write_results(out, record)
+  write_results(out, record, memorisation=_memorisation(evaluation, results[0][0], encoders, say))
   return record
+
+
+def _memorisation(
+  evaluation: Evaluation,
+  generated: Clips,
+  encoders: Sequence[AudioEncoder],
+  say: Callable[[str], None],
+) -> MemorisationSection | None:
+  """None where the training data or clips that were held out of it are not known."""
+  held_out = [
+    File(id=p.id, path=str(p.truth)) for p in read_prompts(evaluation) if p.truth is not None
+  ]
+  if not evaluation.trained_on or not held_out:
+    return None
+  training = [file for path in evaluation.trained_on for file in trained_files(path)]
+  say(f"looking for what repeats any of {len(training)} training clips")
+  result = memorisation_of(
+    generated.files,
+    held_out=held_out,
+    training=training,
+    encoder=encoders[0],
+    folder=Path(evaluation.out) / EMBEDDINGS / "memorisation",
+    say=Progress("embedding", say=say),
+  )
+  return memorisation_section(result, generated=generated.files, training=training)
+
+
+def trained_files(manifest: str) -> list[File]:
+  """The clips of the split that trains."""
+  path = manifest_path(manifest)
+  clips = (clip for clip in read_manifest(path) if clip.split in (None, "", "train"))
+  return [File(id=clip.id, path=str(clip.audio_path(path.parent))) for clip in clips]
 
 
 def read_prompts(evaluation: Evaluation) -> list[Prompted]:
@@ -269,12 +303,16 @@ def provenance(evaluation: Evaluation, pipeline: Pipeline, *, minutes: float) ->
   }
 
 
-def write_results(out: Path, record: Mapping[str, Any]) -> None:
-  """scores.json and table.txt. Raises as `atomic_text`."""
+def write_results(
+  out: Path, record: Mapping[str, Any], *, memorisation: MemorisationSection | None = None
+) -> None:
+  """scores.json, table.txt and report.html. Raises as `atomic_text`."""
+  told = {} if memorisation is None else {"memorisation": memorisation.result.to_json()}
   with atomic_text(out / SCORES) as file:
-    json.dump(record, file, indent=1, ensure_ascii=False)
+    json.dump({**record, **told}, file, indent=1, ensure_ascii=False)
   with atomic_text(out / TABLE) as file:
     file.write(table(record) + "\n")
+  write_page(out / PAGE, record, memorisation=memorisation)
 
 
 def write_history(out: Path, step: int, values: Mapping[str, float]) -> None:
@@ -318,8 +356,8 @@ def _cell(score: Mapping[str, Any] | None) -> str:
 
 
 def _of_variant(variant: Variant) -> dict[str, Any]:
-  record = {name: getattr(variant, name) for name in ("name", "series", "axis", "x", "stage")}
-  return record | {"steps": variant.steps, "cfg_scale": variant.cfg_scale}
+  names = ("name", "series", "axis", "x", "stage", "steps", "cfg_scale")
+  return {name: getattr(variant, name) for name in names}
 
 
 def _weights(pipeline: Pipeline) -> list[str]:
@@ -393,5 +431,12 @@ def read_results(path: str | Path) -> dict[str, Any]:
 
 
 def result_of(clips: Clips, result: Result) -> dict[str, Any]:
-  """The record of a set that no pipeline made."""
-  return {"name": clips.name, "series": "", "axis": "", "x": None, **result.to_json()}
+  """The record of a set: its place in a sweep, where it has one, comes besides."""
+  files = {file.id: file.path for file in clips.files}
+  return {
+    "name": clips.name,
+    "series": "",
+    "axis": "",
+    "x": None,
+    "files": files,
+  } | result.to_json()

@@ -16,14 +16,13 @@ from typing import Any
 
 import jax
 
-import noise2music
 from data_pipelines.manifest import atomic_text, manifest_path, read_manifest
 from launch.evaluation_report import memorisation_of, memorisation_section, write_page
+from noise2music import __version__
 from noise2music.audio.wav_io import probe, write_audio
 from noise2music.checkpoints import leaves
 from noise2music.errors import UserError
-from noise2music.evaluation.embedders.encoder import AudioEncoder
-from noise2music.evaluation.embeddings import File
+from noise2music.evaluation.embeddings import Encoder, File
 from noise2music.evaluation.evaluation_page import MemorisationSection
 from noise2music.evaluation.protocols import Protocol, protocol_of
 from noise2music.evaluation.suite import Clips, Result, Suite, audio_files, score_clips
@@ -33,7 +32,7 @@ from noise2music.stages.spec import Sampling
 
 SCORES, TABLE, PAGE, HISTORY = "scores.json", "table.txt", "report.html", "history.jsonl"
 GENERATED, EMBEDDINGS = "generated", "embeddings"
-Load = Callable[[str], AudioEncoder]
+Load = Callable[[str], Encoder]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,7 +132,7 @@ def evaluate(
 def _memorisation(
   evaluation: Evaluation,
   generated: Clips,
-  encoders: Sequence[AudioEncoder],
+  encoders: Sequence[Encoder],
   say: Callable[[str], None],
 ) -> MemorisationSection | None:
   """None where the training data or clips that were held out of it are not known."""
@@ -296,7 +295,7 @@ def provenance(evaluation: Evaluation, pipeline: Pipeline, *, minutes: float) ->
       if name not in ("sweep", "host_index", "host_count")
     },
     "checkpoint": {stage.name: f"{leaves.fingerprint(params):08x}" for stage, params in stages},
-    "versions": {"noise2music": noise2music.__version__, "jax": jax.__version__},
+    "versions": {"noise2music": __version__, "jax": jax.__version__},
     "device": jax.devices()[0].device_kind,
     "command": sys.argv,
     "minutes": round(minutes, 2),

@@ -9,8 +9,7 @@ import numpy as np
 from noise2music.audio.wav_io import read_audio
 from noise2music.errors import UserError
 from noise2music.evaluation.alignment import Aligner
-from noise2music.evaluation.embedders.encoder import AudioEncoder
-from noise2music.evaluation.embeddings import File, Say, embed_files
+from noise2music.evaluation.embeddings import Encoder, File, Say, embed_files
 from noise2music.evaluation.evaluation_page import (
   AlignedPair,
   EvaluationPage,
@@ -134,7 +133,7 @@ def memorisation_of(
   *,
   held_out: Sequence[File],
   training: Sequence[File],
-  encoder: AudioEncoder,
+  encoder: Encoder,
   folder: Path,
   false_alarm_rate: float = 0.01,
   say: Say = lambda clips: None,

@@ -15,8 +15,10 @@ import numpy as np
 from noise2music.audio.wav_io import probe, read_audio
 from noise2music.errors import UserError
 from noise2music.evaluation.embedders.encoder import AudioEncoder
+from noise2music.evaluation.embedders.stored import Stored
 
 CLIPS_A_SHARD = 32
+Encoder = AudioEncoder | Stored
 RESAMPLER = "soxr HQ, channels averaged"  # of audio/wav_io.py
 Say = Callable[[int], Any]
 
@@ -136,7 +138,7 @@ class Embedded:
 
 
 def embed_files(
-  encoder: AudioEncoder,
+  encoder: Encoder,
   files: Sequence[File],
   *,
   folder: str | os.PathLike,
@@ -167,16 +169,20 @@ def embed_files(
   return Embedded(embeddings=empty.merge(*parts), failed=failed, rates=tuple(sorted(rates)))
 
 
-def _embed(encoder: AudioEncoder, files: Sequence[File], scored: Whole | Middle) -> Embedded:
+def _embed(encoder: Encoder, files: Sequence[File], scored: Whole | Middle) -> Embedded:
   rows, failed, rates = [], {}, set()
   for file in files:
     try:
       info = probe(file.path)
       start, seconds = scored.span(info.duration)
-      audio, rate = read_audio(
-        file.path, sample_rate_hz=encoder.sample_rate_hz, start_seconds=start, seconds=seconds
-      )
-      rows.append((file.id, encoder.embed([audio])[0], len(audio) / rate))
+      if isinstance(encoder, Stored):
+        vectors = encoder.embed_ids([file.id])[0]
+      else:
+        audio, _ = read_audio(
+          file.path, sample_rate_hz=encoder.sample_rate_hz, start_seconds=start, seconds=seconds
+        )
+        vectors = encoder.embed([audio])[0]
+      rows.append((file.id, vectors, info.duration if seconds is None else seconds))
       rates.add(info.sample_rate)
     except UserError as error:
       failed[file.id] = str(error)
@@ -185,7 +191,7 @@ def _embed(encoder: AudioEncoder, files: Sequence[File], scored: Whole | Middle)
   )
 
 
-def _key(encoder: AudioEncoder, files: Sequence[File], scored: Whole | Middle) -> str:
+def _key(encoder: Encoder, files: Sequence[File], scored: Whole | Middle) -> str:
   """Differs where anything that the vectors of these files hang on does."""
   how = (encoder.name, encoder.fingerprint, encoder.protocol, str(scored), RESAMPLER)
   what = [(file.id, os.path.abspath(file.path), _stamp(file.path)) for file in files]

@@ -14,8 +14,7 @@ import numpy as np
 
 from noise2music.errors import UserError
 from noise2music.evaluation.divergence import Divergence
-from noise2music.evaluation.embedders.encoder import AudioEncoder
-from noise2music.evaluation.embeddings import RESAMPLER, Embeddings
+from noise2music.evaluation.embeddings import RESAMPLER, Embeddings, Encoder
 from noise2music.evaluation.frechet import (
   Gaussian,
   Moments,
@@ -36,7 +35,7 @@ KAD_ROWS = 2_000  # a side: kernels are tables of all pairs
 class Setting:
   """What all scores of one run share. protocol: as in `Score`. rounds: of the bootstrap."""
 
-  encoder: AudioEncoder
+  encoder: Encoder
   protocol: str
   seed: int = 0
   rounds: int = 200
@@ -52,7 +51,7 @@ class Setting:
     rows: tuple[int, int],
     **more: Any,
   ) -> Score:
-    encoder = {name: getattr(self.encoder, name) for name in _TOLD}
+    encoder = {name: getattr(self.encoder, name, None) for name in _TOLD}
     return Score(
       metric=metric,
       estimate=estimate,

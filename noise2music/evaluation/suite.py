@@ -12,8 +12,8 @@ import numpy as np
 from noise2music.audio.wav_io import AUDIO_SUFFIXES
 from noise2music.errors import UserError
 from noise2music.evaluation import evaluator
-from noise2music.evaluation.embedders.encoder import AudioEncoder
-from noise2music.evaluation.embeddings import Embedded, Embeddings, File, Say, embed_files
+from noise2music.evaluation.embedders.stored import Stored
+from noise2music.evaluation.embeddings import Embedded, Embeddings, Encoder, File, Say, embed_files
 from noise2music.evaluation.evaluator import Setting
 from noise2music.evaluation.protocols import Protocol
 from noise2music.evaluation.scores import Score
@@ -42,7 +42,7 @@ class Suite:
   the model was trained on.
   """
 
-  encoders: Sequence[AudioEncoder]
+  encoders: Sequence[Encoder]
   protocol: Protocol
   folder: Path
   seed: int = 0
@@ -94,11 +94,11 @@ def score_clips(evaluated: Clips, reference: Clips, suite: Suite) -> Result:
 
 
 def _of_encoder(
-  encoder: AudioEncoder,
+  encoder: Encoder,
   evaluated: Clips,
   reference: Clips,
   sides: Sequence[Embedded],
-  noise: Embeddings,
+  noise: Embeddings | None,
   suite: Suite,
 ) -> tuple[list[Score], dict[str, dict[str, float]]]:
   setting = Setting(
@@ -128,7 +128,7 @@ def _of_encoder(
   return scores, {f"{key} {encoder.name}": value for key, value in of_clips.items() if value}
 
 
-def _embedded(encoder: AudioEncoder, clips: Clips, suite: Suite, *, where: str) -> Embedded:
+def _embedded(encoder: Encoder, clips: Clips, suite: Suite, *, where: str) -> Embedded:
   found = embed_files(
     encoder,
     clips.files,
@@ -145,8 +145,10 @@ def _embedded(encoder: AudioEncoder, clips: Clips, suite: Suite, *, where: str) 
   return found
 
 
-def _noise(encoder: AudioEncoder, evaluated: Clips, ours: Embeddings, suite: Suite) -> Embeddings:
-  """White noise in place of the clips: as many and as long."""
+def _noise(encoder: Encoder, evaluated: Clips, ours: Embeddings, suite: Suite) -> Embeddings | None:
+  """White noise in place of the clips, as many and as long; None where vectors were made before."""
+  if isinstance(encoder, Stored):
+    return None
   rows = []
   for name, seconds in list(zip(ours.ids, ours.seconds, strict=True))[:MOST_NOISE]:
     seed = [suite.seed, *name.encode()]
@@ -178,8 +180,8 @@ def _fingerprint(some: Embeddings) -> str:
 
 def _with_rates(score: Score, sides: Sequence[Embedded]) -> Score:
   rates = sorted({rate for side in sides for rate in side.rates})
-  said = []
-  if len(rates) > 1 and rates[0] < score.encoder["sample_rate_hz"]:
+  said, own = [], score.encoder["sample_rate_hz"]
+  if own and len(rates) > 1 and rates[0] < own:
     listed = ", ".join(f"{rate:,}" for rate in rates)
     said.append(
       f"files of {listed} Hz were compared: what lies above the lowest rate's band tells the sides"

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from noise2music.errors import UserError
+from noise2music.evaluation.embedders.stored import Stored
 from noise2music.evaluation.embeddings import Embeddings, File, Middle, Whole, embed_files
 from noise2music.evaluation.protocols import (
   AUDIO_SET_MUSIC_EVAL,
@@ -174,6 +175,29 @@ def test_a_folder_without_a_clip_that_can_be_scored_is_refused(tmp_path, suite):
     UserError, match=r"0 of 2 clips of ours can be scored.*shorter than the window"
   ):
     score_clips(of(ours), of(real), suite)
+
+
+def test_vectors_that_were_made_before_are_looked_up_by_the_clips_name(tmp_path, suite):
+  real, ours = folder(tmp_path / "real", count=10), folder(tmp_path / "ours", seed=5)
+  rng, ids = np.random.default_rng(0), [f"{k:02d}" for k in range(10)]
+  np.savez(
+    tmp_path / "v.npz",
+    clip_ids=np.array(ids),
+    counts=np.full(10, 3),
+    vectors=rng.normal(size=(30, 5)).astype(np.float32),
+    name="clap",
+    protocol="3 windows",
+    fingerprint="c1",
+  )
+  stored = dataclasses.replace(suite, encoders=(Stored(path=tmp_path / "v.npz"),))
+  fad, kad = score_clips(of(ours), of(real), stored).scores
+  assert (fad.metric, kad.metric) == ("fad_clap", "kad_clap")
+  assert fad.floor is None
+  assert fad.rows == (24, 30)
+  assert fad.encoder["sample_rate_hz"] is None
+  soundfile.write(ours / "99.wav", tune(300, 2.0, seed=2), RATE)
+  result = score_clips(of(ours), of(real), stored)
+  assert "holds no vectors of the clip '99'" in result.failed["ours/99"]
 
 
 def test_a_missing_folder_and_two_files_of_one_name_are_refused(tmp_path):

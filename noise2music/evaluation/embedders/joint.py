@@ -37,6 +37,10 @@ class JointAudio:
   def fingerprint(self) -> str:
     return self.encoder.fingerprint
 
+  def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+    """float32 [texts, width], rows of length 1."""
+    return self.encoder.embed_texts(texts)
+
   def embed(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
     vectors = self.encoder.embed_audio(checked(clips, self))
     return [np.asarray(vector, np.float32)[None] for vector in vectors]

@@ -20,7 +20,7 @@ commands:
   label      captions for music that has none: run, explain, audit, duplicates
   train      train one stage from gin files (as python -m launch.train)
   generate   make music from a prompt
-  evaluate   score music: run, folders, compare, listening
+  evaluate   score music: run, folders, compare, memorisation, listening
   plan       what a run costs on a slice of TPUs, before renting it
 
 n2m COMMAND --help says more.

@@ -6,18 +6,13 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-_EPSILON = 1e-6
 Probabilities = Float[np.ndarray, "rows classes"]
 Pool = Callable[[np.ndarray], np.ndarray]
 
 
-def kl_divergence(p: Probabilities, q: Probabilities) -> np.ndarray:
-  """KL(p || q) = sum p ln (p / q) of each row, float64 [rows]; 0 ln 0 is 0.
-
-  q is raised by 1e-6 where it is 0 alone, so no probability is changed that is there.
-  """
-  p, q = np.asarray(p, np.float64), np.asarray(q, np.float64)
-  q = np.where(q > 0, q, _EPSILON)
+def kl_divergence(p: Probabilities, q: Probabilities, *, epsilon: float = 0.0) -> np.ndarray:
+  """KL(p || q) = sum p ln (p / (q + epsilon)) of each row, float64 [rows]; 0 ln 0 is 0."""
+  p, q = np.asarray(p, np.float64), np.asarray(q, np.float64) + epsilon
   return np.sum(np.where(p > 0, p * np.log(np.where(p > 0, p, 1) / q), 0), axis=-1)
 
 
@@ -44,16 +39,17 @@ class Divergence:
 
   pool: logits [windows, classes] -> probabilities [rows, classes]. to_reference: KL(generated ||
   reference), as stable-audio-metrics takes it; False: KL(reference || generated), as audiocraft and
-  audioldm_eval do.
+  audioldm_eval do. epsilon: added to what is divided by, as all three do.
   """
 
   pool: Pool = mean_logits
   to_reference: bool = True
+  epsilon: float = 1e-6
 
   @property
   def protocol(self) -> str:
     sides = ("generated", "reference") if self.to_reference else ("reference", "generated")
-    return f"KL({sides[0]} || {sides[1]}), {self.pool.__name__}"
+    return f"KL({sides[0]} || {sides[1]}), {self.pool.__name__}, epsilon {self.epsilon:g}"
 
   def __call__(self, generated: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Logits [windows, classes] of one pair -> one value a row; rows that one side lacks are left
@@ -61,4 +57,5 @@ class Divergence:
     p, q = self.pool(generated), self.pool(reference)
     rows = min(len(p), len(q))
     p, q = p[:rows], q[:rows]
-    return kl_divergence(p, q) if self.to_reference else kl_divergence(q, p)
+    sides = (p, q) if self.to_reference else (q, p)
+    return kl_divergence(*sides, epsilon=self.epsilon)

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import itertools
-import json
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +15,7 @@ from noise2music.audio.wav_io import probe, read_audio
 from noise2music.errors import UserError
 from noise2music.evaluation.embedders.encoder import AudioEncoder
 from noise2music.evaluation.embedders.stored import Stored
+from noise2music.joint_embedding.encoder import EncoderError
 
 CLIPS_A_SHARD = 32
 Encoder = AudioEncoder | Stored
@@ -137,6 +137,15 @@ class Embedded:
   rates: tuple[int, ...]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Row:
+  """What is kept of one clip. rate: of its file, in Hz."""
+
+  vectors: np.ndarray
+  seconds: float
+  rate: int
+
+
 def embed_files(
   encoder: Encoder,
   files: Sequence[File],
@@ -145,56 +154,93 @@ def embed_files(
   scored: Whole | Middle | None = None,
   say: Say = lambda clips: None,
 ) -> Embedded:
-  """The vectors of audio files, kept in `folder` so that a run that was stopped goes on.
+  """The vectors of audio files, kept in `folder` clip by clip: what is missing is made, no more.
 
-  A clip that cannot be read, also since it was deleted meanwhile, costs itself alone. say: called
-  with the number of clips done. Raises UserError where the disk is full.
+  Vectors hang on the encoder, the seconds that are scored, the clip's id and the file (path, size
+  and time). A clip that cannot be read, also since it was deleted meanwhile, costs itself alone.
+  say: called with the number of clips done. Raises UserError where the disk is full, EncoderError
+  where the encoder is to blame.
   """
   scored = scored or Whole()
-  files = sorted(files, key=lambda file: file.id)
-  parts, failed, rates = [], {}, set()
-  for first in range(0, len(files), CLIPS_A_SHARD):
-    some = files[first : first + CLIPS_A_SHARD]
-    path = Path(folder) / f"{first // CLIPS_A_SHARD:05d}.npz"
-    key = _key(encoder, some, scored)
-    part = _read(path, key)
-    if part is None:
-      part = _embed(encoder, some, scored)
-      _write(path, part, key)
-    parts.append(part.embeddings)
-    failed |= part.failed
-    rates |= set(part.rates)
+  keys = {file.id: _key(encoder, file, scored) for file in files}
+  if len(keys) < len(files):
+    raise UserError("two clips share a name: give each a name of its own")
+  known = _known(Path(folder))
+  found = {file.id: known[keys[file.id]] for file in files if keys[file.id] in known}
+  missing = [file for file in files if file.id not in found]
+  say(len(found))
+  failed: dict[str, str] = {}
+  for first in range(0, len(missing), CLIPS_A_SHARD):
+    some = missing[first : first + CLIPS_A_SHARD]
+    made = _embed(encoder, some, scored, failed)
+    if made and not isinstance(encoder, Stored):  # which the file itself keeps
+      _write(Path(folder), {keys[name]: row for name, row in made.items()})
+    found |= made
     say(len(some))
-  empty = Embeddings.of((), width=encoder.width)
-  return Embedded(embeddings=empty.merge(*parts), failed=failed, rates=tuple(sorted(rates)))
+  return Embedded(
+    embeddings=Embeddings.of(
+      ((name, row.vectors, row.seconds) for name, row in found.items()), width=encoder.width
+    ),
+    failed=failed,
+    rates=tuple(sorted({row.rate for row in found.values()})),
+  )
 
 
-def _embed(encoder: Encoder, files: Sequence[File], scored: Whole | Middle) -> Embedded:
-  rows, failed, rates = [], {}, set()
+def _embed(
+  encoder: Encoder, files: Sequence[File], scored: Whole | Middle, failed: dict[str, str]
+) -> dict[str, _Row]:
+  """By id; adds to `failed` why a clip has none."""
+  ready: dict[str, tuple[np.ndarray | None, float, int]] = {}
   for file in files:
     try:
       info = probe(file.path)
       start, seconds = scored.span(info.duration)
-      if isinstance(encoder, Stored):
-        vectors = encoder.embed_ids([file.id])[0]
-      else:
+      audio = None
+      if not isinstance(encoder, Stored):
         audio, _ = read_audio(
           file.path, sample_rate_hz=encoder.sample_rate_hz, start_seconds=start, seconds=seconds
         )
-        vectors = encoder.embed([audio])[0]
-      rows.append((file.id, vectors, info.duration if seconds is None else seconds))
-      rates.add(info.sample_rate)
+      ready[file.id] = audio, info.duration if seconds is None else seconds, info.sample_rate
     except UserError as error:
       failed[file.id] = str(error)
-  return Embedded(
-    embeddings=Embeddings.of(rows, width=encoder.width), failed=failed, rates=tuple(rates)
-  )
+  vectors = _vectors(encoder, {name: audio for name, (audio, _, _) in ready.items()}, failed)
+  return {
+    name: _Row(vectors=rows, seconds=ready[name][1], rate=ready[name][2])
+    for name, rows in vectors.items()
+  }
 
 
-def _key(encoder: Encoder, files: Sequence[File], scored: Whole | Middle) -> str:
-  """Differs where anything that the vectors of these files hang on does."""
+def _vectors(
+  encoder: Encoder, clips: dict[str, np.ndarray | None], failed: dict[str, str]
+) -> dict[str, np.ndarray]:
+  """All at once; one by one where a clip among them cannot be embedded."""
+
+  def embed(names: list[str]) -> list[np.ndarray]:
+    if isinstance(encoder, Stored):
+      return encoder.embed_ids(names)
+    return encoder.embed([clips[name] for name in names])
+
+  names = list(clips)
+  try:
+    return dict(zip(names, embed(names), strict=True)) if names else {}
+  except EncoderError:
+    raise
+  except UserError:
+    out = {}
+    for name in names:
+      try:
+        out[name] = embed([name])[0]
+      except EncoderError:
+        raise
+      except UserError as error:
+        failed[name] = str(error)
+    return out
+
+
+def _key(encoder: Encoder, file: File, scored: Whole | Middle) -> str:
+  """Differs where anything that the vectors of this file hang on does."""
   how = (encoder.name, encoder.fingerprint, encoder.protocol, str(scored), RESAMPLER)
-  what = [(file.id, os.path.abspath(file.path), _stamp(file.path)) for file in files]
+  what = (file.id, os.path.abspath(file.path), _stamp(file.path))
   return hashlib.sha256(repr((how, what)).encode()).hexdigest()
 
 
@@ -206,35 +252,39 @@ def _stamp(path: str) -> tuple[int, int] | None:
   return status.st_size, status.st_mtime_ns
 
 
-def _read(path: Path, key: str) -> Embedded | None:
-  """None where there is no such shard, or it holds something else or half."""
+def _known(folder: Path) -> dict[str, _Row]:
+  """By key, of all shards that are whole."""
+  rows: dict[str, _Row] = {}
+  for path in sorted(folder.glob("*.npz")):
+    try:
+      with np.load(path, allow_pickle=False) as file:
+        parts = np.split(file["vectors"], np.cumsum(file["counts"]))[:-1]
+        columns = (file["keys"].tolist(), parts, file["seconds"].tolist(), file["rates"].tolist())
+      for key, vectors, seconds, rate in zip(*columns, strict=True):
+        rows[key] = _Row(vectors=vectors, seconds=seconds, rate=rate)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+      continue  # it was cut off, and is made again
+  return rows
+
+
+def _write(folder: Path, rows: dict[str, _Row]) -> None:
+  name = hashlib.sha256("".join(rows).encode()).hexdigest()[:16]
+  temporary = folder / f"{name}.tmp"
   try:
-    with np.load(path, allow_pickle=False) as file:
-      head = json.loads(str(file["head"]))
-      if head["key"] != key:
-        return None
-      embeddings = Embeddings(
-        ids=tuple(head["ids"]),
-        counts=file["counts"],
-        vectors=file["vectors"],
-        seconds=file["seconds"],
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(temporary, "wb") as out:
+      np.savez(
+        out,
+        keys=np.array(list(rows)),
+        counts=np.array([len(row.vectors) for row in rows.values()], int),
+        vectors=np.concatenate([row.vectors for row in rows.values()]),
+        seconds=np.array([row.seconds for row in rows.values()]),
+        rates=np.array([row.rate for row in rows.values()], int),
       )
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-    return None
-  return Embedded(embeddings=embeddings, failed=head["failed"], rates=tuple(head["rates"]))
-
-
-def _write(path: Path, part: Embedded, key: str) -> None:
-  some = part.embeddings
-  head = {"key": key, "ids": some.ids, "failed": part.failed, "rates": [*map(int, part.rates)]}
-  temporary = path.with_suffix(".tmp.npz")
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {"counts": some.counts, "vectors": some.vectors, "seconds": some.seconds}
-    np.savez(temporary, head=json.dumps(head), **arrays)
-    os.replace(temporary, path)
+    os.replace(temporary, folder / f"{name}.npz")
   except OSError as error:
     temporary.unlink(missing_ok=True)
     raise UserError(
-      f"cannot write {path} ({error.strerror}): what is embedded is kept; make room and run again"
+      f"cannot write into {folder} ({error.strerror}): what is embedded is kept; make room and run"
+      " again"
     ) from error

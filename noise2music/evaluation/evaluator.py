@@ -6,39 +6,48 @@ alike, and only the spread tells something.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from noise2music.errors import UserError
 from noise2music.evaluation.divergence import Divergence
+from noise2music.evaluation.embedders.stored import Stored
 from noise2music.evaluation.embeddings import RESAMPLER, Embeddings, Encoder
 from noise2music.evaluation.frechet import (
+  ByClips,
   Gaussian,
+  Infinity,
   Moments,
   expected_bias,
   frechet_distance,
-  frechet_infinity,
 )
 from noise2music.evaluation.intervals import bootstrap
 from noise2music.evaluation.kernel import Kernels, median_distance
 from noise2music.evaluation.scores import Estimate, Score
 from noise2music.evaluation.similarity import cosines, derangement
 
-SMALLEST = 500  # rows from which FAD is extrapolated
 KAD_ROWS = 2_000  # a side: kernels are tables of all pairs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-  """What all scores of one run share. protocol: as in `Score`. rounds: of the bootstrap."""
+  """What all scores of one run share.
+
+  protocol: as in `Score`. rounds: of the bootstrap. infinity: how FAD is extrapolated.
+  """
 
   encoder: Encoder
   protocol: str
   seed: int = 0
   rounds: int = 200
+  infinity: Infinity = ByClips()
+
+  def __post_init__(self):
+    if self.rounds < 2:
+      raise UserError(f"{self.rounds} rounds of the bootstrap give no interval: give at least 2")
 
   def score(
     self,
@@ -52,12 +61,13 @@ class Setting:
     **more: Any,
   ) -> Score:
     encoder = {name: getattr(self.encoder, name, None) for name in _TOLD}
+    stored = isinstance(self.encoder, Stored)
     return Score(
       metric=metric,
       estimate=estimate,
       encoder=encoder,
       protocol=self.protocol,
-      resampler=RESAMPLER,
+      resampler="as stored" if stored else RESAMPLER,
       reference=reference,
       n_reference=n_reference,
       rows=rows,
@@ -111,12 +121,12 @@ def frechet(
   if details["expected_bias"] > value / 4:
     warnings.append(
       f"of this value {details['expected_bias']:.3g} or more come from the number of embeddings"
-      " alone: score more clips, or read fad_infinity"
+      " alone: score more clips, or read details.fad_infinity"
     )
-  if rows[0] > SMALLEST:
-    rng = np.random.default_rng(setting.seed)
-    far = frechet_infinity(evaluated.vectors, gaussians[1], rng=rng, smallest=SMALLEST)
-    details["fad_infinity"] = dataclasses.asdict(far)
+  rng = np.random.default_rng(setting.seed)
+  far = setting.infinity(evaluated.clips, gaussians[1], rng=rng)
+  if far is not None:
+    details["fad_infinity"] = {**dataclasses.asdict(far), "drawn": str(setting.infinity)}
   return setting.score(
     f"fad_{setting.encoder.name}",
     Estimate(value=value, n=len(evaluated), interval_95=interval),
@@ -152,39 +162,55 @@ def kernel(
   name: str,
   noise: Embeddings | None = None,
 ) -> Score:
-  """KAD, its bandwidth the reference's; of at most 2,000 rows a side, drawn from all."""
+  """KAD, its bandwidth the reference's; of at most 2,000 vectors a side, drawn from all."""
   _two_clips(evaluated, reference)
   rng = np.random.default_rng(setting.seed)
-  rows = _drawn(evaluated, rng)
-  fixed = reference.vectors[_drawn(reference, rng)]
-  bandwidth = median_distance(fixed)
-  owner = np.repeat(np.arange(len(evaluated)), evaluated.counts)[rows]
-  kernels = Kernels.of(evaluated.vectors[rows], fixed, bandwidth=bandwidth)
-  value = kernels.distance()
-  spread = functools.partial(setting.spread, count=len(evaluated), value=value)
-  order = rng.permutation(len(fixed))
-  halves = [fixed[order[: len(order) // 2]], fixed[order[len(order) // 2 :]]]
-  ceiling = Kernels.of(*halves, bandwidth=bandwidth).distance()
-  floor = None
+  ours, theirs = _Drawn.of(evaluated, rng), _Drawn.of(reference, rng)
+  bandwidth = median_distance(theirs.vectors)
+
+  def kernels(a: _Drawn, b: _Drawn) -> Kernels:
+    return Kernels.of(a.vectors, b.vectors, bandwidth=bandwidth, owners=(a.owners, b.owners))
+
+  whole = kernels(ours, theirs)
+  value = whole.distance()
+  interval = setting.spread(
+    lambda times: whole.distance(times[ours.owners]), count=len(evaluated), value=value
+  )
+  floor = ceiling = None
   if noise is not None:
-    other = noise.vectors[_drawn(noise, rng)]
-    apart = Kernels.of(other, fixed, bandwidth=bandwidth).distance()
+    apart = kernels(_Drawn.of(noise, rng), theirs).distance()
     floor = Estimate(value=apart, n=len(noise), what="white noise")
+  if len(reference) >= 4:
+    halves = [_Drawn.of(half, rng) for half in _dealt(reference, seed=setting.seed)]
+    ceiling = Estimate(
+      value=kernels(*halves).distance(), n=len(reference), what="the reference's halves"
+    )
   return setting.score(
     f"kad_{setting.encoder.name}",
-    Estimate(
-      value=value,
-      n=len(evaluated),
-      interval_95=spread(lambda times: kernels.distance(times[owner])),
-    ),
+    Estimate(value=value, n=len(evaluated), interval_95=interval),
     evaluated,
     reference=name,
     n_reference=len(reference),
-    rows=(len(rows), len(fixed)),
+    rows=(len(ours.vectors), len(theirs.vectors)),
     floor=floor,
-    ceiling=Estimate(value=ceiling, n=len(reference), what="the reference's halves"),
+    ceiling=ceiling,
     details={"bandwidth": bandwidth, "bandwidth_of": "reference"},
   )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Drawn:
+  """Some rows of a set. owners: the clip of each."""
+
+  vectors: np.ndarray
+  owners: np.ndarray
+
+  @classmethod
+  def of(cls, some: Embeddings, rng: np.random.Generator) -> "_Drawn":
+    rows = np.sort(rng.permutation(len(some.vectors))[:KAD_ROWS])
+    return cls(
+      vectors=some.vectors[rows], owners=np.repeat(np.arange(len(some)), some.counts)[rows]
+    )
 
 
 def similarity_to_text(
@@ -206,9 +232,9 @@ def similarity_to_text(
     "similarity_text",
     value,
     evaluated,
-    reference="the prompts",
-    n_reference=len(texts),
-    rows=(len(evaluated), len(texts)),
+    reference=f"prompts {_fingerprint(texts, evaluated.ids)}",
+    n_reference=value.n,
+    rows=(value.n, value.n),
     floor=floor,
     ceiling=ceiling,
   )
@@ -262,6 +288,15 @@ def divergence(
     ),
     protocol=f"{setting.protocol}; {measure.protocol}",
   )
+
+
+def _fingerprint(texts: Mapping[str, np.ndarray], ids: Sequence[str]) -> str:
+  """Of the prompts of these clips."""
+  digest = hashlib.sha256()
+  for name in ids:
+    if name in texts:
+      digest.update(name.encode() + np.asarray(texts[name], np.float32).tobytes())
+  return digest.hexdigest()[:12]
 
 
 def _pairs(
@@ -322,22 +357,29 @@ def _two_clips(*sides: Embeddings) -> None:
 def _noise_floor(noise: Embeddings | None, reference: Gaussian) -> Estimate | None:
   if noise is None:
     return None
-  value = frechet_distance(_moments(noise).compute(), reference)
-  return Estimate(value=value, n=len(noise), what="white noise")
+  gaussian = _moments(noise).compute()
+  value = frechet_distance(gaussian, reference)
+  return Estimate(value=value, n=len(noise), what=f"white noise, {gaussian.count:,} vectors")
 
 
 def _halves(reference: Embeddings, *, seed: int) -> Estimate | None:
-  """The reference against itself, its clips dealt into two halves; None for fewer than 4."""
+  """The reference against itself; None where a half has no more vectors than they are wide."""
   if len(reference) < 4:
     return None
-  order = np.random.default_rng(seed).permutation(len(reference))
-  middle = len(order) // 2
-  halves = [_moments(reference.take(part)).compute() for part in (order[:middle], order[middle:])]
-  return Estimate(value=frechet_distance(*halves), n=len(reference), what="the reference's halves")
+  halves = [_moments(half).compute() for half in _dealt(reference, seed=seed)]
+  counts = [half.count for half in halves]
+  if min(counts) <= reference.width:
+    return None
+  bias = expected_bias(_moments(reference).compute(), *counts)
+  return Estimate(
+    value=frechet_distance(*halves),
+    n=len(reference),
+    what=f"the reference's halves, {counts[0]:,} and {counts[1]:,} vectors, which alone make"
+    f" {bias:.3g} or more of it",
+  )
 
 
-def _drawn(some: Embeddings, rng: np.random.Generator) -> np.ndarray:
-  rows = len(some.vectors)
-  if rows <= KAD_ROWS:
-    return np.arange(rows)
-  return np.sort(rng.permutation(rows)[:KAD_ROWS])
+def _dealt(some: Embeddings, *, seed: int) -> tuple[Embeddings, Embeddings]:
+  """Its clips in two halves."""
+  order = np.random.default_rng(seed).permutation(len(some))
+  return some.take(order[: len(order) // 2]), some.take(order[len(order) // 2 :])

@@ -2,7 +2,9 @@
 the number of vectors."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -147,41 +149,64 @@ def extrapolate(counts: Sequence[int], distances: Sequence[float]) -> Extrapolat
   )
 
 
-Draw = Callable[[np.random.Generator, int, int], np.ndarray]
+@runtime_checkable
+class Infinity(Protocol):
+  """A way to extrapolate to infinitely many vectors. str() of it says which."""
+
+  def __call__(
+    self, clips: Sequence[np.ndarray], reference: Gaussian, *, rng: np.random.Generator
+  ) -> Extrapolation | None:
+    """clips: [rows, width] each. None where there are too few to tell."""
 
 
-def without_replacement(rng: np.random.Generator, n: int, size: int) -> np.ndarray:
-  """Each row at most once: the fit then looks beyond the sample."""
-  return rng.permutation(n)[:size]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ByClips:
+  """Whole clips, each at most once, from a fifth of them to all: the fit looks beyond the sample.
 
-
-def with_replacement(rng: np.random.Generator, n: int, size: int) -> np.ndarray:
-  """As fadtk draws: the fit then tends to the distance of the finite sample, bias and all."""
-  return rng.integers(0, n, size)
-
-
-def frechet_infinity(
-  vectors: Cloud,
-  reference: Gaussian,
-  *,
-  rng: np.random.Generator,
-  draw: Draw = without_replacement,
-  smallest: int = 500,
-  points: int = 25,
-) -> Extrapolation:
-  """FAD-infinity (Gui et al., 2024): the distance from ever more rows, extrapolated.
-
-  The bias of the reference's own size stays. Raises UserError for no more rows than `smallest`.
+  Windows of a clip are like one another, so clips are what there must be more of. The smallest
+  draw holds twice as many rows as they are wide, and at most a third of the clips, else there is no
+  extrapolation. The bias of the reference's own size stays.
   """
-  if len(vectors) <= smallest:
-    raise UserError(
-      f"{len(vectors)} embeddings are too few to extrapolate: give more than {smallest}"
-    )
-  counts = [int(n) for n in np.linspace(smallest, len(vectors), points)]
-  distances = [
-    frechet_distance(Gaussian.fit(vectors[draw(rng, len(vectors), n)]), reference) for n in counts
-  ]
-  return extrapolate(counts, distances)
+
+  points: int = 25
+
+  def __call__(
+    self, clips: Sequence[np.ndarray], reference: Gaussian, *, rng: np.random.Generator
+  ) -> Extrapolation | None:
+    rows = sum(map(len, clips)) / len(clips)
+    smallest = max(len(clips) // 5, math.ceil(2 * len(reference.mean) / rows), 2)
+    if smallest > len(clips) / 3:
+      return None
+    counts = [int(n) for n in np.linspace(smallest, len(clips), self.points)]
+    drawn = [np.concatenate([clips[k] for k in rng.permutation(len(clips))[:n]]) for n in counts]
+    return extrapolate(counts, [frechet_distance(Gaussian.fit(x), reference) for x in drawn])
+
+  def __str__(self) -> str:
+    return "clips, without replacement"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FadtkRows:
+  """As fadtk's score_inf: rows, with replacement, from 500 to all.
+
+  The fit tends to the distance of the finite sample, bias and all: for comparison with fadtk alone.
+  """
+
+  smallest: int = 500
+  points: int = 25
+
+  def __call__(
+    self, clips: Sequence[np.ndarray], reference: Gaussian, *, rng: np.random.Generator
+  ) -> Extrapolation | None:
+    rows = np.concatenate(clips)
+    if len(rows) <= self.smallest:
+      return None
+    counts = [int(n) for n in np.linspace(self.smallest, len(rows), self.points)]
+    drawn = [rows[rng.integers(0, len(rows), n)] for n in counts]
+    return extrapolate(counts, [frechet_distance(Gaussian.fit(x), reference) for x in drawn])
+
+  def __str__(self) -> str:
+    return "rows, with replacement, as fadtk"
 
 
 def _symmetric_root(matrix: np.ndarray) -> np.ndarray:

@@ -1,9 +1,8 @@
 """A score and everything it hangs on: without that it is a rumour."""
 
 import dataclasses
-import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from noise2music.errors import UserError
@@ -112,8 +111,7 @@ def check_comparable(a: Score, b: Score) -> None:
   if a.metric.startswith("fad") and a.rows != b.rows:
     raise UserError(
       f"{a.metric} of {a.rows[0]:,} and of {b.rows[0]:,} embeddings (reference {a.rows[1]:,} and"
-      f" {b.rows[1]:,}) cannot be compared, it falls as they grow: score equally many, or compare"
-      " fad_infinity"
+      f" {b.rows[1]:,}) cannot be compared, it falls as they grow: score equally many"
     )
 
 
@@ -132,22 +130,6 @@ def compare(a: Score, b: Score) -> dict[str, Any]:
     "intervals_apart": apart,
     "better": better if apart else None,
   }
-
-
-def write_scores(scores: Iterable[Score]) -> str:
-  """JSON, one record a score."""
-  return json.dumps([score.to_json() for score in scores], indent=1, ensure_ascii=False)
-
-
-def read_scores(text: str) -> list[Score]:
-  """Raises UserError for what `write_scores` does not give."""
-  try:
-    records = json.loads(text)
-  except ValueError as error:
-    raise UserError(f"no scores ({error}): give a scores.json") from error
-  if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-    raise UserError("no scores: give a scores.json")
-  return [Score.from_json(record) for record in records]
 
 
 def _told(value: Any) -> str:

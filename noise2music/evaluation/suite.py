@@ -12,15 +12,18 @@ import numpy as np
 from noise2music.audio.wav_io import AUDIO_SUFFIXES
 from noise2music.errors import UserError
 from noise2music.evaluation import evaluator
+from noise2music.evaluation.divergence import Divergence
 from noise2music.evaluation.embedders.stored import Stored
 from noise2music.evaluation.embeddings import Embedded, Embeddings, Encoder, File, Say, embed_files
 from noise2music.evaluation.evaluator import Setting
+from noise2music.evaluation.frechet import ByClips, Infinity
 from noise2music.evaluation.protocols import Protocol
 from noise2music.evaluation.scores import Score
 from noise2music.evaluation.similarity import cosines, rank_agreement
 
 MOST_NOISE = 200  # clips behind a floor
 NOISE_RMS = 0.1
+_AT_ONCE = 32
 _SUFFIXES = (*AUDIO_SUFFIXES, ".aiff", ".aif")
 
 
@@ -37,19 +40,45 @@ class Clips:
 class Suite:
   """How sets are scored.
 
-  folder: where embeddings are kept. truth: whether clips of the reference are the real ones of the
-  evaluated clips of the same id. labelled_by: fingerprints of encoders that labelled the music that
-  the model was trained on.
+  encoders: each of a name of its own. folder: where embeddings are kept. generated_seconds: that
+  were asked for, where clips were generated. kl: names of encoders whose vectors are logits, and
+  divergence: how pairs of those are compared. labelled_by: fingerprints of encoders that labelled
+  the music that the model was trained on. The rest is as in `Setting`.
   """
 
   encoders: Sequence[Encoder]
   protocol: Protocol
   folder: Path
+  generated_seconds: float | None = None
   seed: int = 0
   rounds: int = 200
-  truth: bool = False
+  infinity: Infinity = ByClips()
+  kl: Collection[str] = ()
+  divergence: Divergence = Divergence()
   labelled_by: Collection[str] = ()
   say: Say = lambda clips: None
+
+  def __post_init__(self):
+    names = [encoder.name for encoder in self.encoders]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+      raise UserError(
+        f"two encoders are called {twice}: give one another name, as other={twice}:..."
+      )
+    if unknown := set(self.kl) - set(names):
+      raise UserError(
+        f"no encoder is called {min(unknown)}, which KL is asked of: use one of {names}"
+      )
+
+  def setting(self, encoder: Encoder, *, prompted: bool) -> Setting:
+    told = self.protocol.told(generated_seconds=self.generated_seconds, prompted=prompted)
+    return Setting(
+      encoder=encoder,
+      protocol=told,
+      seed=self.seed,
+      rounds=self.rounds,
+      infinity=self.infinity,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,70 +98,86 @@ class Result:
     }
 
 
-def score_clips(evaluated: Clips, reference: Clips, suite: Suite) -> Result:
+def score_clips(
+  evaluated: Clips, reference: Clips, suite: Suite, *, truth: Clips | None = None
+) -> Result:
   """Scores one set against another.
 
-  Raises UserError where a set has fewer than two clips that can be read, or no metric applies.
+  truth: the real clips of the evaluated ones, by their ids; may be the reference itself.
+
+  Raises UserError where a set has fewer than two clips that can be read, EncoderError where an
+  encoder is to blame.
   """
-  for clips in (evaluated, reference):
+  sets = {"evaluated": evaluated, "reference": reference}
+  if truth is not None and truth is not reference:
+    sets["truth"] = truth
+  for clips in sets.values():
     if len(clips.files) < 2:
       raise UserError(f"{clips.name} holds {len(clips.files)} clips: give at least 2 to score")
   scores, of_clips, failed = [], {}, {}
   for encoder in suite.encoders:
-    sides = [
-      _embedded(encoder, clips, suite, where=where)
-      for clips, where in ((evaluated, "evaluated"), (reference, "reference"))
-    ]
-    for clips, side in zip((evaluated, reference), sides, strict=True):
-      failed |= {f"{clips.name}/{name}": why for name, why in side.failed.items()}
-    noise = _noise(encoder, evaluated, sides[0].embeddings, suite)
-    mine, values = _of_encoder(encoder, evaluated, reference, sides, noise, suite)
-    scores += [_with_rates(score, sides) for score in mine]
-    of_clips |= values
+    sides = {name: _embedded(encoder, clips, suite) for name, clips in sets.items()}
+    for name, side in sides.items():
+      failed |= {f"{sets[name].name}/{clip}": why for clip, why in side.failed.items()}
+    if truth is reference:
+      sides["truth"] = sides["reference"]
+    mine, values = _of_encoder(encoder, sets, sides, suite)
+    scores += [_with_rates(score, list(sides.values())) for score in mine]
+    of_clips |= {f"{metric} {encoder.name}": rows for metric, rows in values.items() if rows}
   scores = [_with_circularity(score, of_clips, suite) for score in scores]
   return Result(scores=tuple(scores), clips=of_clips, failed=failed)
 
 
 def _of_encoder(
   encoder: Encoder,
-  evaluated: Clips,
-  reference: Clips,
-  sides: Sequence[Embedded],
-  noise: Embeddings | None,
+  sets: Mapping[str, Clips],
+  sides: Mapping[str, Embedded],
   suite: Suite,
 ) -> tuple[list[Score], dict[str, dict[str, float]]]:
-  setting = Setting(
-    encoder=encoder, protocol=str(suite.protocol), seed=suite.seed, rounds=suite.rounds
-  )
-  ours, theirs = (side.embeddings for side in sides)
-  name = f"{reference.name} {_fingerprint(theirs)}"
+  """(scores, {metric: {clip: value}})"""
+  evaluated = sets["evaluated"]
+  setting = suite.setting(encoder, prompted=bool(evaluated.texts))
+  ours, theirs = sides["evaluated"].embeddings, sides["reference"].embeddings
+  truth = sides["truth"].embeddings if "truth" in sides else None
+  noise = _noise(encoder, ours, seed=suite.seed)
+  name = f"{sets['reference'].name} {_fingerprint(theirs)}"
   scores, of_clips = [], {}
-  why = None
+  why = ()
   try:
     scores.append(evaluator.frechet(ours, theirs, setting, name=name, noise=noise))
-    of_clips[f"fad_{encoder.name}"] = evaluator.frechet_of_clips(ours, theirs)
+    of_clips["fad"] = evaluator.frechet_of_clips(ours, theirs)
   except UserError as error:
-    why = f"no FAD: {error}"
+    why = (f"no FAD: {error}",)
   score = evaluator.kernel(ours, theirs, setting, name=name, noise=noise)
-  scores.append(score if why is None else dataclasses.replace(score, warnings=(why,)))
+  scores.append(dataclasses.replace(score, warnings=(*score.warnings, *why)))
+  if encoder.name in suite.kl:
+    if truth is None:
+      raise UserError("KL compares pairs: give clips whose real counterparts have the same names")
+    measured = evaluator.divergence(
+      ours, truth, setting, name=_named(truth), measure=suite.divergence
+    )
+    scores.append(measured)
   if hasattr(encoder, "embed_texts"):
     texts = _texts(encoder, evaluated, ours)
     if len(texts) > 1:
-      truth = theirs if suite.truth else None
       scores.append(evaluator.similarity_to_text(ours, texts, setting, truth=truth))
       of_clips["similarity_text"] = _cosines(ours, texts)
-    if suite.truth:
-      scores.append(evaluator.similarity_to_audio(ours, theirs, setting, name=name))
-      real = dict(zip(theirs.ids, theirs.vectors, strict=True))
+    if truth is not None:
+      scores.append(evaluator.similarity_to_audio(ours, truth, setting, name=_named(truth)))
+      real = dict(zip(truth.ids, truth.vectors, strict=True))
       of_clips["similarity_audio"] = _cosines(ours, real)
-  return scores, {f"{key} {encoder.name}": value for key, value in of_clips.items() if value}
+  return scores, of_clips
 
 
-def _embedded(encoder: Encoder, clips: Clips, suite: Suite, *, where: str) -> Embedded:
+def _named(truth: Embeddings) -> str:
+  return f"ground truth {_fingerprint(truth)}"
+
+
+def _embedded(encoder: Encoder, clips: Clips, suite: Suite) -> Embedded:
   found = embed_files(
     encoder,
     clips.files,
-    folder=suite.folder / encoder.name / where / clips.name,
+    folder=suite.folder / encoder.name,
     scored=suite.protocol.scored,
     say=suite.say,
   )
@@ -145,16 +190,22 @@ def _embedded(encoder: Encoder, clips: Clips, suite: Suite, *, where: str) -> Em
   return found
 
 
-def _noise(encoder: Encoder, evaluated: Clips, ours: Embeddings, suite: Suite) -> Embeddings | None:
-  """White noise in place of the clips, as many and as long; None where vectors were made before."""
+def _noise(encoder: Encoder, ours: Embeddings, *, seed: int) -> Embeddings | None:
+  """White noise in place of the clips, as long, at most 200; None for vectors made elsewhere."""
   if isinstance(encoder, Stored):
     return None
-  rows = []
-  for name, seconds in list(zip(ours.ids, ours.seconds, strict=True))[:MOST_NOISE]:
-    seed = [suite.seed, *name.encode()]
+  some = list(zip(ours.ids, ours.seconds, strict=True))[:MOST_NOISE]
+
+  def audio(name: str, seconds: float) -> np.ndarray:
+    rng = np.random.default_rng([seed, *name.encode()])
     samples = max(round(seconds * encoder.sample_rate_hz), 1)
-    audio = NOISE_RMS * np.random.default_rng(seed).standard_normal(samples)
-    rows.append((name, encoder.embed([audio.astype(np.float32)])[0], float(seconds)))
+    return (NOISE_RMS * rng.standard_normal(samples)).astype(np.float32)
+
+  rows = []
+  for first in range(0, len(some), _AT_ONCE):
+    part = some[first : first + _AT_ONCE]
+    vectors = encoder.embed([audio(*one) for one in part])
+    rows += [(name, v, float(s)) for (name, s), v in zip(part, vectors, strict=True)]
   return Embeddings.of(rows, width=encoder.width)
 
 
@@ -199,28 +250,36 @@ def _with_circularity(
   """Says so where the encoder of a score also labelled what the model was trained on."""
   if score.encoder["fingerprint"] not in suite.labelled_by:
     return score
-  own, others = score.encoder["name"], {}
+  line = "the encoder that labelled the training data scores here as well, and hears its own taste"
+  told = _agreement(of_clips, own=score.encoder["name"])
+  return dataclasses.replace(score, warnings=(*score.warnings, f"{line}: {told}"))
+
+
+def _agreement(of_clips: Mapping[str, Mapping[str, float]], *, own: str) -> str:
+  """By the same metric where both encoders have one, else by what they have."""
+  by_encoder: dict[str, dict[str, Mapping[str, float]]] = {}
   for name, values in of_clips.items():
-    metric, encoder = name.rsplit(" ", 1)
-    # A clip's similarity rises and its distance falls with quality.
-    sign = -1 if metric.startswith("fad") else 1
-    others.setdefault(encoder, {clip: sign * value for clip, value in values.items()})
-  agreement = _agreement(others, own=own)
-  line = (
-    "the encoder that labelled the training data scores here as well, and hears its own taste: "
+    metric, encoder = name.split(" ", 1)
+    by_encoder.setdefault(encoder, {})[metric] = values
+  mine = by_encoder.pop(own, {})
+  if not mine:
+    return "no metric of it is there clip by clip, so nothing can be held against it"
+  if not by_encoder:
+    return "score with a second encoder besides"
+  other, theirs = next(iter(by_encoder.items()))
+  first = next((m for m in mine if m in theirs), next(iter(mine)))
+  second = first if first in theirs else next(iter(theirs))
+  shared = [clip for clip in mine[first] if clip in theirs[second]]
+  if len(shared) < 3:
+    return f"{other} shares {len(shared)} clips with it, too few to say more"
+  # A clip's similarity rises and its distance falls with quality.
+  signs = [-1 if metric.startswith("fad") else 1 for metric in (first, second)]
+  columns = [(mine[first], signs[0]), (theirs[second], signs[1])]
+  rho = rank_agreement(*(np.array([sign * side[c] for c in shared]) for side, sign in columns))
+  return (
+    f"its {first} and the {second} of {other} rank {len(shared)} clips alike by Spearman's rho"
+    f" {rho:.2f}"
   )
-  line += agreement or "score with a second encoder besides"
-  return dataclasses.replace(score, warnings=(*score.warnings, line))
-
-
-def _agreement(of_encoders: Mapping[str, Mapping[str, float]], *, own: str) -> str | None:
-  mine = of_encoders.get(own)
-  for other, theirs in of_encoders.items():
-    shared = [] if other == own or mine is None else [clip for clip in mine if clip in theirs]
-    if len(shared) > 2:
-      rho = rank_agreement(*(np.array([side[c] for c in shared]) for side in (mine, theirs)))
-      return f"its ranks of {len(shared)} clips agree with those of {other} by rho {rho:.2f}"
-  return None
 
 
 def audio_files(folder: str | os.PathLike) -> list[File]:

@@ -7,13 +7,13 @@ import pytest
 
 from noise2music.errors import UserError
 from noise2music.evaluation.frechet import (
+  ByClips,
+  FadtkRows,
   Gaussian,
   Moments,
   expected_bias,
   extrapolate,
   frechet_distance,
-  frechet_infinity,
-  with_replacement,
 )
 
 
@@ -126,19 +126,27 @@ def test_a_straight_line_is_found_again() -> None:
   assert found.r_squared == pytest.approx(1, rel=1e-9)
 
 
-def test_without_replacement_reaches_the_truth_and_with_it_does_not() -> None:
-  rng = np.random.default_rng(6)
-  truth, vectors = of(np.zeros(64), np.eye(64)), rng.normal(size=(2_000, 64))
-  plain = frechet_distance(Gaussian.fit(vectors), truth)
-  ours = frechet_infinity(vectors, truth, rng=rng)
-  fadtk = frechet_infinity(vectors, truth, rng=rng, draw=with_replacement)
-  assert plain > 0.4
-  assert abs(ours.value) < 0.1
-  assert fadtk.value == pytest.approx(plain, rel=0.2)
+def clips_of(rng: np.random.Generator, count: int, *, rows: int, width: int) -> list[np.ndarray]:
+  """Of a Gaussian with unit covariance, the rows of a clip close to one another."""
+  places = rng.normal(size=(count, 1, width))
+  return list(np.sqrt(0.5) * (places + rng.normal(size=(count, rows, width))))
+
+
+@pytest.mark.parametrize(("count", "rows"), [(2_000, 1), (300, 30)])
+def test_by_clips_reaches_the_truth_and_fadtks_way_does_not(count: int, rows: int) -> None:
+  rng, truth = np.random.default_rng(6), of(np.zeros(32), np.eye(32))
+  clips = clips_of(rng, count, rows=rows, width=32)
+  plain = frechet_distance(Gaussian.fit(np.concatenate(clips)), truth)
+  ours, fadtk = ByClips()(clips, truth, rng=rng), FadtkRows()(clips, truth, rng=rng)
+  assert plain > 0.12
+  assert abs(ours.value) < plain / 4
+  assert fadtk.value == pytest.approx(plain, rel=0.25)
   assert ours.r_squared > 0.9
 
 
-def test_too_few_to_extrapolate_are_refused() -> None:
-  rng = np.random.default_rng(0)
-  with pytest.raises(UserError, match="400 embeddings are too few"):
-    frechet_infinity(np.zeros((400, 2)), FULL, rng=rng)
+@pytest.mark.parametrize(("count", "rows"), [(5, 40), (100, 1)])
+def test_too_few_to_extrapolate_give_nothing(count: int, rows: int) -> None:
+  rng, truth = np.random.default_rng(6), of(np.zeros(32), np.eye(32))
+  clips = clips_of(rng, count, rows=rows, width=32)
+  assert ByClips()(clips, truth, rng=rng) is None
+  assert FadtkRows()(clips, truth, rng=rng) is None

@@ -101,12 +101,12 @@ def test_like_music_scores_better_than_other_music_and_that_better_than_noise(tm
   assert score.protocol == "folder: whole clips"
   assert score.seconds == pytest.approx(16)
   assert score.reference.startswith("real ")
-  assert set(results["near"].clips["fad_bands bands"]) == {f"{k:02d}" for k in range(8)}
+  assert set(results["near"].clips["fad bands"]) == {f"{k:02d}" for k in range(8)}
   assert not results["near"].failed
 
 
 def test_pairs_and_prompts_are_scored_where_there_are_any(tmp_path, suite):
-  suite = dataclasses.replace(suite, encoders=(Pitch(),), truth=True)
+  suite = dataclasses.replace(suite, encoders=(Pitch(),))
   ours, real = tmp_path / "ours", tmp_path / "real"
   for path, seed in ((ours, 0), (real, 50)):
     path.mkdir()
@@ -114,7 +114,8 @@ def test_pairs_and_prompts_are_scored_where_there_are_any(tmp_path, suite):
       audio = tune(200 if k % 2 else 1_500, 1.0, seed=seed + k)
       soundfile.write(path / f"{k}.wav", audio, RATE)
   texts = {str(k): "a low tune" if k % 2 else "a high tune" for k in range(8)}
-  result = score_clips(of(ours, **texts), of(real), suite)
+  truth = of(real)
+  result = score_clips(of(ours, **texts), truth, suite, truth=truth)
   scores = {score.metric: score for score in result.scores}
   assert scores["similarity_text"].value > 0.95
   assert scores["similarity_text"].floor.value < 0.8
@@ -129,8 +130,10 @@ def test_an_encoder_that_labelled_the_data_is_named_with_what_another_says(tmp_p
   suite = dataclasses.replace(suite, encoders=(Pitch(), Bands()), labelled_by=("v2",))
   result = score_clips(of(ours, **texts), of(real), suite)
   warned = {s.metric: [w for w in s.warnings if "labelled" in w] for s in result.scores}
-  assert len(warned["similarity_text"]) == 1
-  assert "ranks of 8 clips agree with those of bands by rho" in warned["similarity_text"][0]
+  assert (
+    "its similarity_text and the fad of bands rank 8 clips alike by Spearman's rho"
+    in warned["similarity_text"][0]
+  )
   assert not warned["fad_bands"]
   alone = score_clips(of(ours, **texts), of(real), dataclasses.replace(suite, encoders=(Pitch(),)))
   assert any("second encoder" in line for score in alone.scores for line in score.warnings)
@@ -228,12 +231,13 @@ def test_what_is_embedded_is_not_embedded_again(tmp_path):
   assert np.array_equal(first.embeddings.vectors, again.embeddings.vectors)
   os.utime(path / "39.wav", ns=(1, 1))  # in the second of two shards
   embed_files(encoder, audio_files(path), folder=kept)
-  assert len(Counting.seen) == 48
-  (kept / "00000.npz").write_bytes((kept / "00000.npz").read_bytes()[:500])  # half a shard
+  assert len(Counting.seen) == 41
+  largest = max(kept.glob("*.npz"), key=lambda path: path.stat().st_size)
+  largest.write_bytes(largest.read_bytes()[:500])  # half a shard
   embed_files(encoder, audio_files(path), folder=kept)
-  assert len(Counting.seen) == 80
+  assert len(Counting.seen) == 73
   embed_files(dataclasses.replace(encoder, fingerprint="v9"), audio_files(path), folder=kept)
-  assert len(Counting.seen) == 120
+  assert len(Counting.seen) == 113
 
 
 def test_hosts_that_embed_a_part_each_get_the_same(tmp_path):
@@ -273,10 +277,7 @@ def test_the_middle_is_scored(tmp_path):
   assert "is 4.00 s long, of which the middle 10 s" in too_short.failed["a"]
 
 
-TEXTS = [
-  ("title", "title", "Aria"), ("short", "tags", "harp"), ("short", "tags", "slow"),
-  ("long", "caption", "A slow harp."),
-]  # fmt: skip
+TEXTS = [("title", "Aria"), ("short", "harp"), ("short", "slow"), ("long", "A slow harp.")]
 
 
 @pytest.mark.parametrize(

@@ -63,24 +63,28 @@ def main(argv: Sequence[str]) -> int:
   job = gin_utils.build(Job)
   gin_utils.check_all_used()
   if flags.dry_run:
-    from launch.evaluation import read_prompts
-
     names = [variant.name for variant in job.evaluation.sweep.variants()]
-    print(f"{len(read_prompts(job.evaluation))} prompts, sampled in {len(names)} ways:", *names)
+    count = len(job.evaluation.read_prompts())
+    print(f"{count} prompts, sampled in {len(names)} way(s):", *names)
     return 0
-  if flags.follow:
-    return _follow(job, patience_seconds=60 * flags.patience_minutes)
-  _score(job, job.evaluation)
-  return 0
+  if not flags.follow:
+    _score(job, job.evaluation)
+    return 0
+  if job.evaluation.host_count > 1:
+    from noise2music.errors import UserError
+
+    raise UserError("a run is followed by one host: leave HOST_COUNT at 1")
+  return _follow(job, patience_seconds=60 * flags.patience_minutes)
 
 
-def _score(job: Job, evaluation: Any) -> dict[str, Any] | None:
-  from launch.evaluation import PAGE, SCORES, evaluate, table
-  from launch.evaluation_hook import load
+def _score(job: Job, evaluation: Any, pipeline: Any = None) -> dict[str, Any] | None:
+  from launch.evaluation import PAGE, SCORES, evaluate, load_encoder, table
   from noise2music.pipeline import Pipeline
 
-  pipeline = Pipeline.from_pretrained(job.model_dir, stages=job.stages)
-  record = evaluate(evaluation, pipeline, load=load, say=_say)
+  evaluation.read_prompts()  # what cannot be scored is refused before anything is loaded
+  encoders = [load_encoder(name) for name in evaluation.encoders]
+  pipeline = pipeline or Pipeline.from_pretrained(job.model_dir, stages=job.stages)
+  record = evaluate(evaluation, pipeline, encoders=encoders, say=_say)
   if record is not None:
     out = Path(evaluation.out)
     print(f"{table(record)}\n{out / SCORES}\n{out / PAGE}")
@@ -88,27 +92,27 @@ def _score(job: Job, evaluation: Any) -> dict[str, Any] | None:
 
 
 def _follow(job: Job, *, patience_seconds: float) -> int:
-  """Scores each new checkpoint, the newest where several are new, until the last step."""
-  from launch.evaluation import write_history
-  from launch.evaluation_hook import scalars
+  """Scores the newest checkpoint whenever there is a new one, until the last step is scored."""
+  from launch.evaluation import scalars, write_history
+  from noise2music.errors import UserError
+  from noise2music.pipeline import Pipeline
 
   done: dict[str, int] | None = None
-  waited = time.monotonic()
+  waited, out = time.monotonic(), Path(job.evaluation.out)
   while True:
     steps = _steps(job)
     if steps and steps != done:
-      step = max(steps.values())
-      out = Path(job.evaluation.out) / f"step-{step:08d}"
-      record = _score(job, dataclasses.replace(job.evaluation, out=str(out)))
-      if record is not None:
-        write_history(Path(job.evaluation.out), step, scalars(record))
+      pipeline = Pipeline.from_pretrained(job.model_dir, stages=job.stages)
+      if _steps(job) != steps:
+        continue  # one came while they were read: which is in the pipeline?
+      name = ".".join(f"{run}-{step}" for run, step in sorted(steps.items()))
+      record = _score(job, dataclasses.replace(job.evaluation, out=str(out / name)), pipeline)
+      write_history(out, steps, scalars(record))
       done, waited = steps, time.monotonic()
       if _finished(job, steps):
         _say("the training is done, and so are its scores")
         return 0
     if time.monotonic() - waited > patience_seconds:
-      from noise2music.errors import UserError
-
       raise UserError(
         f"no new checkpoint in {job.model_dir} for {patience_seconds / 60:g} minutes: start the"
         " training, or give more --patience_minutes"
@@ -117,12 +121,21 @@ def _follow(job: Job, *, patience_seconds: float) -> int:
 
 
 def _runs(job: Job) -> list[Path]:
+  """Those that make music."""
   path = Path(job.model_dir)
   if job.stages is not None:
     return [path / stage for stage in job.stages]
   if (path / "checkpoints").is_dir() or not path.is_dir():
     return [path]
-  return [folder for folder in path.iterdir() if (folder / "checkpoints").is_dir()] or [path]
+  return [folder for folder in sorted(path.iterdir()) if _makes_music(folder)] or [path]
+
+
+def _makes_music(folder: Path) -> bool:
+  try:
+    text = (folder / "config.gin").read_text(encoding="utf-8")
+  except OSError:
+    return False
+  return "DenoisingObjective" in text
 
 
 def _steps(job: Job) -> dict[str, int] | None:
@@ -177,11 +190,18 @@ def _parser() -> argparse.ArgumentParser:
     "--paired", action="store_true", help="clips of the same name belong together"
   )
   folders.add_argument("--seed", type=int, default=0, help="of floors and intervals")
+  folders.add_argument(
+    "--kl", action="append", default=[], metavar="NAME", help="of an encoder that gives logits"
+  )
+  folders.add_argument(
+    "--fadtk", action="store_true", help="extrapolate FAD as fadtk does, to compare with it"
+  )
   folders.epilog = _encoders()
 
   compared = add("compare", _compare, "the difference of two sets of scores, where there is one")
   compared.add_argument("a", help="scores.json or its folder")
   compared.add_argument("b", help="scores.json or its folder")
+  compared.add_argument("--variant", help="of both; the first of each where left out")
 
   repeated = add("memorisation", _repeated, "which generated clips repeat one of the training set")
   repeated.add_argument("generated", help="folder of audio, or a manifest")
@@ -208,34 +228,27 @@ def _encoders() -> str:
 
 
 def _folders(args: argparse.Namespace) -> int:
-  from launch.evaluation import (
-    EMBEDDINGS,
-    PAGE,
-    SCORES,
-    Progress,
-    reference_clips,
-    result_of,
-    table,
-  )
+  from launch.evaluation import EMBEDDINGS, PAGE, SCORES, load_encoder, result_of, table
   from launch.evaluation import write_results as write
-  from launch.evaluation_hook import load
+  from launch.evaluation_clips import Progress, reference_clips
+  from noise2music.evaluation.frechet import ByClips, FadtkRows
   from noise2music.evaluation.protocols import protocol_of
   from noise2music.evaluation.suite import Suite, score_clips
 
   evaluated, reference = reference_clips(args.evaluated), reference_clips(args.reference)
-  if evaluated.name == reference.name:
-    reference = dataclasses.replace(reference, name=f"{reference.name}_reference")
   suite = Suite(
-    encoders=[load(name) for name in args.encoder],
+    encoders=[load_encoder(name) for name in args.encoder],
     protocol=protocol_of(args.protocol),
     folder=Path(args.out) / EMBEDDINGS,
     seed=args.seed,
-    truth=args.paired,
+    kl=args.kl,
+    infinity=FadtkRows() if args.fadtk else ByClips(),
     say=Progress("embedding", say=_say),
   )
-  result = score_clips(evaluated, reference, suite)
+  result = score_clips(evaluated, reference, suite, truth=reference if args.paired else None)
   record = {
     "provenance": {"command": sys.argv, "evaluated": args.evaluated, "reference": args.reference},
+    "truth": {file.id: file.path for file in reference.files} if args.paired else {},
     "variants": [result_of(evaluated, result)],
   }
   write(Path(args.out), record)
@@ -244,13 +257,14 @@ def _folders(args: argparse.Namespace) -> int:
 
 
 def _repeated(args: argparse.Namespace) -> int:
-  from launch.evaluation import EMBEDDINGS, PAGE, Progress, reference_clips, trained_files
-  from launch.evaluation_hook import load
+  from data_pipelines.manifest import atomic_text
+  from launch.evaluation import EMBEDDINGS, PAGE, load_encoder
+  from launch.evaluation_clips import Progress, reference_clips, trained_files
   from launch.evaluation_report import memorisation_of, memorisation_section
   from noise2music.evaluation.evaluation_page import EvaluationPage, write_evaluation_page
 
   generated, held_out = reference_clips(args.generated), reference_clips(args.held_out)
-  training, out, encoder = trained_files(args.training), Path(args.out), load(args.encoder)
+  training, out, encoder = trained_files(args.training), Path(args.out), load_encoder(args.encoder)
   result = memorisation_of(
     generated.files,
     held_out=held_out.files,
@@ -261,7 +275,8 @@ def _repeated(args: argparse.Namespace) -> int:
     say=Progress("embedding", say=_say),
   )
   record = result.to_json()
-  (out / "memorisation.json").write_text(json.dumps(record, indent=1, ensure_ascii=False))
+  with atomic_text(out / "memorisation.json") as file:
+    json.dump(record, file, indent=1, ensure_ascii=False)
   page = EvaluationPage(
     title="noise2music: does it repeat its training set",
     provenance={"command": sys.argv, "encoder": encoder.name, "fingerprint": encoder.fingerprint},
@@ -276,19 +291,17 @@ def _repeated(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-  from launch.evaluation import read_results
+  from launch.evaluation import read_results, scores_of
   from noise2music.errors import UserError
-  from noise2music.evaluation.scores import Score, compare
+  from noise2music.evaluation.scores import compare
 
-  sides = [
-    {score["metric"]: Score.from_json(score) for score in record["variants"][0]["scores"]}
-    for record in (read_results(args.a), read_results(args.b))
-  ]
-  shared = [metric for metric in sides[0] if metric in sides[1]]
+  sides = [scores_of(read_results(path), args.variant) for path in (args.a, args.b)]
+  shared = [name for name in sides[0] if name in sides[1]]
   if not shared:
     raise UserError(f"{args.a} and {args.b} share no metric: score both with the same encoders")
-  for metric in shared:
-    print(json.dumps(compare(sides[0][metric], sides[1][metric])))
+  for name in shared:
+    (a, of_clips_a), (b, of_clips_b) = (side[name] for side in sides)
+    print(json.dumps(compare(a, b, clips=(of_clips_a, of_clips_b))))
   return 0
 
 

@@ -1,19 +1,22 @@
 """Scores while a stage trains: what `n2m evaluate run` does, for the weights of the moment."""
 
 import dataclasses
+import functools
+import logging
 from pathlib import Path
 
 import jax
 
-from launch.evaluation import Evaluation, evaluate
-from launch.label import load_encoder
+from launch.evaluation import Evaluation, evaluate, load_encoder, scalars
 from noise2music.errors import UserError
-from noise2music.evaluation.embedders.load import load_audio_encoder
+from noise2music.evaluation.embeddings import Encoder
 from noise2music.pipeline import Pipeline
 from noise2music.stages.cascade import Cascade
 from noise2music.stages.objective import DenoisingObjective
 from noise2music.training.hooks import Samples
 from noise2music.training.state import TrainState
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,24 +40,21 @@ class Scores:
       )
 
   def __call__(self, state: TrainState, step: int) -> Samples:
-    out = Path(self.evaluation.out) / f"step-{step:08d}"
-    record = evaluate(
-      dataclasses.replace(self.evaluation, out=str(out)),
-      Pipeline(cascade=self._cascade(), params=(state.averaged_params,)),
-      load=load,
-      say=lambda line: None,
+    """What cannot be scored costs its scores, not the training."""
+    evaluation = dataclasses.replace(
+      self.evaluation, out=str(Path(self.evaluation.out) / f"step-{step:08d}")
     )
+    pipeline = Pipeline(cascade=self._cascade(), params=(state.averaged_params,))
+    try:
+      record = evaluate(evaluation, pipeline, encoders=self._encoders, say=lambda line: None)
+    except UserError as error:
+      log.warning("no scores at step %d: %s", step, error)
+      return Samples()
     return Samples(scalars=scalars(record))
 
   def _cascade(self) -> Cascade:
     return Cascade(objectives=(self.objective,))
 
-
-def load(name: str):
-  """Any encoder of clips, our own towers by `joint:FOLDER`."""
-  return load_audio_encoder(name, load_joint=load_encoder)
-
-
-def scalars(record) -> dict[str, float]:
-  """Values by metric, of the first variant, for a log."""
-  return {score["metric"]: score["value"] for score in record["variants"][0]["scores"]}
+  @functools.cached_property
+  def _encoders(self) -> list[Encoder]:
+    return [load_encoder(name) for name in self.evaluation.encoders]

@@ -5,7 +5,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from noise2music.errors import UserError
+from noise2music.evaluation.intervals import bootstrap
 
 LOWER_IS_BETTER = ("fad", "kad", "kl")
 
@@ -115,20 +118,35 @@ def check_comparable(a: Score, b: Score) -> None:
     )
 
 
-def compare(a: Score, b: Score) -> dict[str, Any]:
-  """b - a, and whether their intervals lie apart. Raises UserError as `check_comparable`."""
+def compare(
+  a: Score, b: Score, *, clips: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {})
+) -> dict[str, Any]:
+  """b - a, and which is better where that is not chance. Raises UserError as `check_comparable`.
+
+  clips: what single clips have. Where both have the very same clips, the difference is of pairs,
+  and its interval decides; else two intervals that lie apart do, which takes a larger difference.
+  """
   check_comparable(a, b)
-  bounds = [score.estimate.interval_95 or (score.value,) * 2 for score in (a, b)]
-  apart = bounds[0][1] < bounds[1][0] or bounds[1][1] < bounds[0][0]
   difference = b.value - a.value
-  better = None if difference == 0 else "b" if (difference < 0) == a.lower_is_better else "a"
+  if clips[0] and clips[0].keys() == clips[1].keys():
+    pairs = np.array([clips[1][name] - clips[0][name] for name in sorted(clips[0])])
+    mean = lambda rows: float(pairs[rows].mean())  # noqa: E731
+    low, high = bootstrap(mean, count=len(pairs), seed=a.seed, rounds=1_000)
+    by, decided = "pairs", low > 0 or high < 0
+    interval = [low, high]
+  else:
+    bounds = [score.estimate.interval_95 or (score.value,) * 2 for score in (a, b)]
+    by, interval = "intervals apart", None
+    decided = bounds[0][1] < bounds[1][0] or bounds[1][1] < bounds[0][0]
+  better = "b" if (difference < 0) == a.lower_is_better else "a"
   return {
     "metric": a.metric,
     "a": a.value,
     "b": b.value,
     "difference": difference,
-    "intervals_apart": apart,
-    "better": better if apart else None,
+    "difference_95": interval,
+    "decided_by": by,
+    "better": better if decided else None,
   }
 
 

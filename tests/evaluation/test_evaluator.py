@@ -13,6 +13,7 @@ from noise2music.evaluation.embeddings import Embeddings
 from noise2music.evaluation.evaluator import Setting
 from noise2music.evaluation.frechet import Gaussian, frechet_distance
 from noise2music.evaluation.scores import Score, check_comparable, compare
+from noise2music.evaluation.similarity import cosines
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,10 +197,25 @@ def test_a_comparison_says_which_is_better_only_where_intervals_lie_apart() -> N
   bad = evaluator.frechet(clips(40, seed=0, offset=2), b, SETTING, name="real")
   assert compare(good, bad)["better"] == "a"
   assert compare(bad, good)["better"] == "b"
-  assert compare(good, good) == {
-    "metric": "fad_made", "a": good.value, "b": good.value, "difference": 0.0,
-    "intervals_apart": False, "better": None,
-  }  # fmt: skip
+  assert compare(good, good)["better"] is None
+  assert compare(good, good)["decided_by"] == "intervals apart"
+
+
+def test_pairs_tell_a_difference_that_intervals_do_not() -> None:
+  rng = np.random.default_rng(0)
+  truth, noise = rng.normal(size=(60, 8)), rng.normal(size=(60, 8))
+  texts = units(truth)
+  prompts = dict(zip(texts.ids, texts.vectors, strict=True))
+  sides, rows = [], []
+  for amount in (1.0, 1.05):
+    clips_made = units(truth + amount * noise)
+    sides.append(evaluator.similarity_to_text(clips_made, prompts, SETTING))
+    rows.append(dict(zip(texts.ids, cosines(clips_made.vectors, texts.vectors), strict=True)))
+  assert compare(*sides)["better"] is None
+  told = compare(*sides, clips=tuple(rows))
+  assert told["better"] == "a"
+  assert told["decided_by"] == "pairs"
+  assert told["difference_95"][0] < told["difference"] < told["difference_95"][1] < 0
 
 
 @pytest.mark.parametrize("record", [{}, {"metric": "fad"}, {"metric": "fad", "value": 1, "n": 2}])

@@ -1,5 +1,7 @@
 """From the name of an encoder of clips, as a user types it, to the encoder."""
 
+import dataclasses
+import re
 from collections.abc import Callable, Container
 from pathlib import Path
 
@@ -8,7 +10,7 @@ from noise2music.evaluation.embedders.command import AudioCommand
 from noise2music.evaluation.embedders.encoder import AudioEncoder
 from noise2music.evaluation.embedders.joint import JointAudio
 from noise2music.evaluation.embedders.log_mel_statistics import LogMelStatistics
-from noise2music.evaluation.embedders.stored import Stored
+from noise2music.evaluation.embedders.stored import Stored, StoredJoint
 from noise2music.evaluation.embedders.trill import FETCH as FETCH_TRILL
 from noise2music.evaluation.embedders.trill import LAYER, Trill
 from noise2music.evaluation.embedders.vggish import PROTOCOLS, TFHUB, VGGish
@@ -26,11 +28,13 @@ def load_audio_encoder(
   text: str, *, load_joint: Callable[[str], AudioTextEncoder] | None = None
 ) -> AudioEncoder | Stored:
   """log_mel, vggish[:WEIGHTS][:tfhub|google], trill:FOLDER[:LAYER], joint:RUN_FOLDER,
-  command:PROGRAM ARGUMENTS or PATH.npz.
+  command:PROGRAM ARGUMENTS or PATH.npz; OTHER_NAME= before the first two and joint renames them.
 
   load_joint: gives the joint embedding that a run trained, by its folder. What cannot run is
   refused now. Raises UserError for a text that is none of these, and as each encoder says.
   """
+  if renamed := re.fullmatch(r"(\w+)=(.+)", text):
+    return _renamed(load_audio_encoder(renamed[2], load_joint=load_joint), renamed[1])
   if text == "log_mel":
     return LogMelStatistics()
   kind, _, rest = text.partition(":")
@@ -43,11 +47,19 @@ def load_audio_encoder(
     encoder = AudioCommand(command=words_of(text))
     _ = encoder.fingerprint  # a command that cannot run is refused now
     return encoder
+  if kind == "joint" and rest.endswith(".npz"):
+    return StoredJoint(path=rest)
   if kind == "joint" and rest and load_joint is not None:
     return JointAudio(encoder=load_joint(rest))
   if text.endswith(".npz"):
     return Stored(path=text)
   raise UserError(f"there is no encoder {text!r}: give {CHOICES}")
+
+
+def _renamed(encoder: AudioEncoder | Stored, name: str) -> AudioEncoder | Stored:
+  if not isinstance(encoder, VGGish | Trill | JointAudio):
+    raise UserError(f"{encoder.name} says itself what it is called: rename it there")
+  return dataclasses.replace(encoder, name=name)
 
 
 def _last_of(text: str, *, among: Container[str]) -> tuple[str, str | None]:

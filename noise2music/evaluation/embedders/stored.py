@@ -86,6 +86,19 @@ class Stored:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class StoredJoint(Stored):
+  """The file of a `Precomputed`, with its texts."""
+
+  def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+    """float32 [texts, width]; raises UserError for a text that is not in the file."""
+    return self._texts.embed_texts(texts)
+
+  @functools.cached_property
+  def _texts(self) -> Precomputed:
+    return Precomputed(path=self.path)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Contents:
   rows: dict[str, np.ndarray]
   width: int

@@ -38,8 +38,8 @@ class Trill:
   folder: str | Path
   layer: str = LAYER
   shortest_seconds: float = 1.0
+  name: str = "trill"
 
-  name: ClassVar[str] = "trill"
   sample_rate_hz: ClassVar[int] = 16_000
 
   def __post_init__(self):

@@ -199,8 +199,8 @@ class VGGish:
   params: PyTree
   variant: VGGishProtocol = TFHUB
   batch_size: int = 32
+  name: str = "vggish"
 
-  name: ClassVar[str] = "vggish"
   width: ClassVar[int] = WIDTH
   sample_rate_hz: ClassVar[int] = SAMPLE_RATE_HZ
 

@@ -35,7 +35,11 @@ def add_commands(commands: Any) -> None:
   page.add_argument("--question", default=QUESTION, help="asked of each pair; %(default)s")
   page.add_argument("--repeats", type=int, help="pairs asked twice; a tenth where left out")
   page.add_argument("--seconds", type=float, default=30.0, help="of a clip at most; %(default)s")
-  page.add_argument("--seed", type=int, default=0, help="of order and sides; %(default)s")
+  page.add_argument(
+    "--seed",
+    type=int,
+    help="to write the test of a key again; a secret one, kept in the key, where left out",
+  )
 
   score = command("listening", _score, "score what raters saved")
   score.add_argument("results", nargs="+", metavar="RESULT.json", help="a file a rater")

@@ -18,7 +18,7 @@ from noise2music.evaluation.evaluation_page import (
   Song,
   write_evaluation_page,
 )
-from noise2music.evaluation.evaluation_plots import Sweep, TradeOff
+from noise2music.evaluation.evaluation_plots import SweepPlot, TradeOffPlot
 from noise2music.evaluation.memorisation import ClipSet, Memorisation, check_memorisation
 from noise2music.evaluation.report import Player
 from noise2music.evaluation.scores import LOWER_IS_BETTER
@@ -89,14 +89,14 @@ def _outliers(variant: Mapping[str, Any]) -> list[Outliers]:
   ]
 
 
-def _sweeps(variants: Sequence[Mapping[str, Any]]) -> list[Sweep]:
+def _sweeps(variants: Sequence[Mapping[str, Any]]) -> list[SweepPlot]:
   return [
-    Sweep(parameter=variants[0]["axis"], series=_series(variants, metric))
+    SweepPlot(parameter=variants[0]["axis"], series=_series(variants, metric))
     for metric in _metrics(variants)
   ]
 
 
-def _trade_offs(variants: Sequence[Mapping[str, Any]]) -> list[TradeOff]:
+def _trade_offs(variants: Sequence[Mapping[str, Any]]) -> list[TradeOffPlot]:
   """Each distance against the similarity to the text, as the paper's Figure 2."""
   metrics = _metrics(variants)
   if "similarity_text" not in metrics:
@@ -108,7 +108,7 @@ def _trade_offs(variants: Sequence[Mapping[str, Any]]) -> list[TradeOff]:
       line: [(f"{x:g}", a, b) for (x, a), (_, b) in zip(points, sides[1][line], strict=True)]
       for line, points in sides[0].items()
     }
-    found.append(TradeOff(series=series))
+    found.append(TradeOffPlot(series=series))
   return found
 
 

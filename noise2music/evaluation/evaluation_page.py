@@ -1,13 +1,11 @@
 """All that an evaluation found, as one HTML file: figures, plots, clips to hear, where it is from.
 
-Scores come as metrics write them: {"metric", "value", "interval_95", "n", "n_reference", "floor",
-"ceiling", "encoder", "protocol", "reference", "seed", "seconds"}, of which metric and value must be
-there. Floor and ceiling are scores, numbers or None.
+Scores come as `scores.Score.to_json` gives them, of which metric and value must be there: what a
+score does not hold is a dash, or left out. Floor and ceiling are such records, numbers or None.
 """
 
 import dataclasses
 import html
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -15,12 +13,10 @@ from typing import Any
 
 from noise2music.errors import UserError
 from noise2music.evaluation.evaluation_plots import (
-  Score,
-  Sweep,
-  TradeOff,
+  ScoreRecord,
+  SweepPlot,
+  TradeOffPlot,
   check_score,
-  count_of,
-  figure_of,
   histogram,
   number,
 )
@@ -34,6 +30,13 @@ from noise2music.evaluation.report import (
   row_html,
   table_html,
   write_whole,
+)
+from noise2music.evaluation.score_table import (
+  by_variant,
+  details_html,
+  plain,
+  said_once,
+  scores_html,
 )
 
 
@@ -100,21 +103,22 @@ class EvaluationPage:
   """What `write_evaluation_page` shows; whatever is empty is left out.
 
   summary: paragraphs. provenance: what made the numbers (command, versions, encoders' fingerprints,
-  protocol, seeds, counts), with lists and mappings inside of it as they are.
+  protocol, seeds, counts), with lists and mappings inside of it as they are. scores: of one set of
+  clips; or {what the set is called, as the way it was sampled: its scores}.
   """
 
   title: str
   provenance: Mapping[str, Any]
   summary: Sequence[str] = ()
-  scores: Sequence[Score] = ()
+  scores: Sequence[ScoreRecord] | Mapping[str, Sequence[ScoreRecord]] = ()
   songs: Sequence[Song] = ()
   outliers: Sequence[Outliers] = ()
-  sweeps: Sequence[Sweep] = ()
-  trade_offs: Sequence[TradeOff] = ()
+  sweeps: Sequence[SweepPlot] = ()
+  trade_offs: Sequence[TradeOffPlot] = ()
   memorisation: MemorisationSection | None = None
 
   def __post_init__(self):
-    for score in self.scores:
+    for _, score in by_variant(self.scores):
       check_score(score)
     if len({song.id for song in self.songs}) != len(self.songs):
       raise UserError("a song is on the page twice: give each id once")
@@ -129,8 +133,8 @@ def write_evaluation_page(path: str | os.PathLike, page: EvaluationPage) -> None
   """
   parts = [f"<h1>{_text(page.title)}</h1>"]
   parts += [f"<p>{_text(paragraph)}</p>" for paragraph in page.summary]
-  if page.scores:
-    parts.append(_scores(page.scores))
+  if scores := by_variant(page.scores):
+    parts.append(scores_html(scores))
   if page.sweeps or page.trade_offs:
     parts.append('<h2>Settings</h2><div class="plots">')
     parts += [_plot(s, ["line", s.parameter, s.metric, "n"]) for s in page.sweeps]
@@ -147,47 +151,11 @@ def write_evaluation_page(path: str | os.PathLike, page: EvaluationPage) -> None
   write_whole(path, page_html(title=page.title, body="\n".join(parts)))
 
 
-def _scores(scores: Sequence[Score]) -> str:
-  table = Table(
-    title="Scores",
-    header=["metric", "value (95 % interval)", "n", "n reference", "floor", "ceiling", "encoder"],
-    rows=[
-      [
-        score["metric"],
-        figure_of(score),
-        count_of(score),
-        count_of({"n": score.get("n_reference")}),
-        figure_of(score.get("floor")),
-        figure_of(score.get("ceiling")),
-        _encoder(score.get("encoder")),
-      ]
-      for score in scores
-    ],
-    note="Floor and ceiling: the same metric for what knows nothing, and for real music."
-    " A dash: not computed.",
-  )
-  return table_html(table) + _details(
-    "How each was computed",
-    ["metric", "protocol", "reference", "seed", "seconds"],
-    [
-      [s["metric"], *(_plain(s.get(k)) for k in ("protocol", "reference", "seed", "seconds"))]
-      for s in scores
-    ],
-  )
-
-
-def _encoder(encoder: Any) -> str:
-  if not isinstance(encoder, Mapping):
-    return _plain(encoder)
-  fingerprint = str(encoder.get("fingerprint", ""))
-  return " ".join(filter(None, (str(encoder.get("name", "")), fingerprint[:12]))) or "-"
-
-
-def _plot(plot: Sweep | TradeOff, header: Sequence[str]) -> str:
+def _plot(plot: SweepPlot | TradeOffPlot, header: Sequence[str]) -> str:
   title = _text(plot.title)
   return (
     f'<div class="plot"><h3>{title}</h3><img alt="{title}; numbers below" src="{plot.picture()}">'
-    + _details("Numbers", header, plot.rows())
+    + details_html("Numbers", header, plot.rows())
     + "</div>"
   )
 
@@ -206,10 +174,11 @@ def _outliers(outliers: Outliers, anchors: Mapping[str, str], prompts: Mapping[s
     + "</tr>"
     for row in rows
   )
-  head = "".join(f"<th>{_text(c)}</th>" for c in ("", "song", outliers.metric, "prompt"))
+  head = "".join(f"<th>{_text(c)}</th>" for c in ("", "song", said_once(outliers.metric), "prompt"))
   return (
-    f"<h2>Best and worst songs by {_text(outliers.metric)}</h2><table><tr>{head}</tr>{body}</table>"
-    f"<p class=note>{better} is better; of {len(outliers.scores):,} songs.</p>"
+    f"<h2>Best and worst songs by {_text(said_once(outliers.metric))}</h2>"
+    f"<table><tr>{head}</tr>{body}</table><p class=note>{better} is better;"
+    f" of {len(outliers.scores):,} songs.</p>"
   )
 
 
@@ -218,7 +187,9 @@ def _link(name: str, anchors: Mapping[str, str]) -> str:
 
 
 def _song(song: Song, anchor: str) -> str:
-  scores = ", ".join(f"{metric} {number(value)}" for metric, value in song.scores.items())
+  scores = ", ".join(
+    f"{said_once(metric)} {number(value)}" for metric, value in song.scores.items()
+  )
   row = row_html(Row(heading=song.prompt or song.id, players=song.players))
   note = " · ".join(filter(None, (song.id, scores)))
   return f'<div id="{anchor}">{row}<p class=note>{_text(note)}</p></div>'
@@ -316,28 +287,10 @@ def _provenance(provenance: Mapping[str, Any]) -> str:
 
 def _value(value: Any) -> str:
   if isinstance(value, Mapping):
-    return "<br>".join(f"{_text(name)}: {_text(_plain(some))}" for name, some in value.items())
+    return "<br>".join(f"{_text(name)}: {_text(plain(some))}" for name, some in value.items())
   if isinstance(value, list | tuple):
-    return "<br>".join(_text(_plain(some)) for some in value)
-  return _text(_plain(value))
-
-
-def _plain(value: Any) -> str:
-  if value is None:
-    return "-"
-  if isinstance(value, float):
-    return number(value)
-  if isinstance(value, Mapping | list | tuple):
-    return json.dumps(value, ensure_ascii=False, default=str)
-  return str(value)
-
-
-def _details(summary: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  head = "".join(f"<th>{_text(cell)}</th>" for cell in header)
-  body = "".join("<tr>" + "".join(f"<td>{_text(c)}</td>" for c in row) + "</tr>" for row in rows)
-  return (
-    f"<details><summary>{_text(summary)}</summary><table><tr>{head}</tr>{body}</table></details>"
-  )
+    return "<br>".join(_text(plain(some)) for some in value)
+  return _text(plain(value))
 
 
 def _text(value: Any) -> str:

@@ -12,13 +12,13 @@ from typing import Any
 from noise2music.errors import UserError
 from noise2music.evaluation.report import figure_uri, pyplot
 
-Score = Mapping[str, Any]  # as a metric gives it: "metric", "value", "interval_95" and more
+ScoreRecord = Mapping[str, Any]  # as a metric gives it: "metric", "value", "interval_95" and more
 # Okabe and Ito (2008): told apart by readers with any colour vision.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _MARKERS = "osD^vPX"
 
 
-def check_score(score: Score) -> None:
+def check_score(score: ScoreRecord) -> None:
   """Raises UserError for what is no score of a metric. A value may be None: nothing to count."""
   value, interval = score.get("value"), score.get("interval_95")
   good = isinstance(score.get("metric"), str) and "value" in score
@@ -32,14 +32,14 @@ def check_score(score: Score) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sweep:
+class SweepPlot:
   """A metric over a parameter: {name of the line: [(value of the parameter, score), ...]}.
 
   logarithmic: of the parameter's axis.
   """
 
   parameter: str
-  series: Mapping[str, Sequence[tuple[float, Score]]]
+  series: Mapping[str, Sequence[tuple[float, ScoreRecord]]]
   logarithmic: bool = False
 
   def __post_init__(self):
@@ -86,13 +86,13 @@ class Sweep:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TradeOff:
+class TradeOffPlot:
   """Two metrics against one another, a point a setting, as figure 2 of the paper.
 
   series: {name: [(label of the setting, score along x, score along y), ...]}, joined in this order.
   """
 
-  series: Mapping[str, Sequence[tuple[str, Score, Score]]]
+  series: Mapping[str, Sequence[tuple[str, ScoreRecord, ScoreRecord]]]
 
   def __post_init__(self):
     _check_series(self.series, "a plot of two metrics")
@@ -156,7 +156,7 @@ def number(value: float | None) -> str:
   return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
 
 
-def figure_of(score: Score | float | None) -> str:
+def figure_of(score: ScoreRecord | float | None) -> str:
   """The value, and its interval where there is one."""
   if score is None or _is_number(score):
     return number(score)
@@ -165,7 +165,7 @@ def figure_of(score: Score | float | None) -> str:
   return value if low is None else f"{value} ({number(low)} to {number(high)})"
 
 
-def count_of(score: Score) -> str:
+def count_of(score: ScoreRecord) -> str:
   return "-" if score.get("n") is None else f"{score['n']:,}"
 
 
@@ -179,7 +179,7 @@ def _check_series(series: Mapping[str, Sequence[Any]], what: str) -> None:
     raise UserError(f"{what} has a line without points{''.join(f': {n}' for n in empty)}: add some")
 
 
-def _one_metric(scores: Sequence[Score]) -> None:
+def _one_metric(scores: Sequence[ScoreRecord]) -> None:
   for score in scores:
     check_score(score)
     if not _is_number(score["value"]):
@@ -193,7 +193,7 @@ def _style(k: int) -> dict[str, Any]:
   return {"color": _COLOURS[k % len(_COLOURS)], "marker": _MARKERS[k % len(_MARKERS)], "ms": 5}
 
 
-def _error(score: Score) -> list[list[float]] | None:
+def _error(score: ScoreRecord) -> list[list[float]] | None:
   """Both distances from the value to its interval, which need not hold the value."""
   if not score.get("interval_95"):
     return None

@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ _SILENT_DB = -75.0  # nothing but dither, which would become a hiss
 _PEAK = 0.9  # mp3 overshoots what it is given by a little
 _FADE_SECONDS = 0.02  # where a clip is cut, lest the cut clicks
 _HIGHEST_RATE_HZ = 48_000  # of mp3
+_SEED_BITS = 128  # too many to try: a page's ids would tell who tries that the seed is right
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,7 @@ def write_listening_test(
   b: str | os.PathLike,
   *,
   names: tuple[str, str],
-  seed: int,
+  seed: int | None = None,
   prompts: Mapping[str, str] | None = None,
   question: str = QUESTION,
   repeats: int | None = None,
@@ -103,8 +105,8 @@ def write_listening_test(
     path: of the page.
     a, b: folders of audio; files with the same stem make a pair.
     names: what scores call the two; the page does not hold them.
-    seed: of order, sides and repeats. The same seed and files give the same test. Whoever knows it
-      can find out the sides.
+    seed: of order, sides and repeats; the same seed and files give the same test. Whoever knows or
+      guesses it and a file name can compute the sides, so None draws one that only the key holds.
     prompts: {stem: text}, shown above the pair; it may hold texts of other clips.
     question: asked of each pair.
     repeats: pairs that are asked twice, the second time with sides swapped; None: a tenth.
@@ -120,6 +122,8 @@ def write_listening_test(
   if not longest_seconds > 0:
     raise UserError(f"clips of {longest_seconds:g} s cannot be heard: give more than 0 s")
   pairs, unpaired = pair_files(a, b)
+  if seed is None:
+    seed = secrets.randbits(_SEED_BITS)
   stems = sorted(pairs, key=lambda stem: _draw(seed, "order", stem))
   texts = _prompts(prompts, stems)
   sounds = {
@@ -273,7 +277,10 @@ def _refuse_other_key(path: Path, test: str) -> None:
   except (ValueError, KeyError, TypeError):
     same = False
   if not same:
-    raise UserError(f"{path} is the key of another test: move it, or write this page elsewhere")
+    raise UserError(
+      f"{path} is the key of another test: move it, write this page elsewhere, or give its seed to"
+      " write the same test again"
+    )
 
 
 def _faded(clip: np.ndarray, *, sample_rate_hz: int) -> np.ndarray:

@@ -1,4 +1,5 @@
 import base64
+import html
 import re
 import sys
 from html.parser import HTMLParser
@@ -20,7 +21,13 @@ from noise2music.evaluation.evaluation_page import (
   Song,
   write_evaluation_page,
 )
-from noise2music.evaluation.evaluation_plots import Sweep, TradeOff, figure_of, histogram, number
+from noise2music.evaluation.evaluation_plots import (
+  SweepPlot,
+  TradeOffPlot,
+  figure_of,
+  histogram,
+  number,
+)
 from noise2music.evaluation.memorisation import Finding, Memorisation
 from noise2music.evaluation.proportions import calibrate
 from noise2music.evaluation.report import Player
@@ -123,8 +130,8 @@ def test_the_whole_page_is_one_well_formed_file(tmp_path: Path) -> None:
     scores=[first, {"metric": "undecided", "value": None, "encoder": None, "floor": 0.25}],
     songs=[Song(id=EVIL, prompt=EVIL, players=[_player(), _player()], scores={EVIL: 0.25})],
     outliers=[Outliers(metric=EVIL, scores={EVIL: 1.0, "b": 2.0}, lower_is_better=True)],
-    sweeps=[Sweep(parameter=EVIL, series={EVIL: [(1, first), (2, first)]})],
-    trade_offs=[TradeOff(series={EVIL: [(EVIL, first, first)]})],
+    sweeps=[SweepPlot(parameter=EVIL, series={EVIL: [(1, first), (2, first)]})],
+    trade_offs=[TradeOffPlot(series={EVIL: [(EVIL, first, first)]})],
     memorisation=MemorisationSection(result=_memorisation(_finding())),
     provenance={EVIL: EVIL, "versions": {EVIL: EVIL}, "seeds": [0, 1], "n": 3},
   )
@@ -141,6 +148,69 @@ def test_the_whole_page_is_one_well_formed_file(tmp_path: Path) -> None:
   for expected in ("3.25 (3.15 to 3.35)", "28 (27.9 to 28.1)", "<td>500</td>", "1,234"):
     assert expected in text
   assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_score_is_shown_with_all_it_hangs_on(tmp_path: Path) -> None:
+  encoder = {"name": "vggish", "fingerprint": "0123456789abcdef"}
+  floor = {"value": 28.0, "interval_95": None, "n": 200, "what": f"white noise {EVIL}"}
+  details = {
+    "expected_bias": 0.4321,
+    "fad_infinity": {"value": 1.2345, "slope": 67.8, "r_squared": 0.9876},
+    EVIL: [EVIL],
+  }
+  fad = _score(
+    "fad_vggish", 3.25, encoder=encoder, floor=floor, details=details, rows=(12_345, 6_789),
+    resampler=f"soxr {EVIL}", warnings=(EVIL, "2 clips could not be scored"),
+  )  # fmt: skip
+  kad = _score("kad_vggish", 1.5, encoder=encoder, warnings=["2 clips could not be scored"])
+  songs = [Song(id="a", prompt="p", players=[], scores={"fad_vggish vggish": 4.0})]
+  ranks = {"fad_vggish vggish": {"a": 4.0, "b": 5.0}, "similarity_text joint": {"a": 0.5}}
+  page = EvaluationPage(
+    title="t",
+    provenance={"n": 1},
+    scores=[fad, kad],
+    songs=songs,
+    outliers=[Outliers(metric=m, scores=s, lower_is_better=True) for m, s in ranks.items()],
+  )
+  path = tmp_path / "page.html"
+  write_evaluation_page(path, page)
+  assert "script" not in _read(path).tags
+  text, evil = path.read_text(), html.escape(EVIL)
+  assert EVIL not in text
+  assert f"<li><b>fad_vggish</b>: {evil}</li>" in text
+  assert "<li><b>fad_vggish, kad_vggish</b>: 2 clips could not be scored</li>" in text
+  assert text.index("<li>") < text.index("<h2>Scores</h2>")
+  assert "expected_bias 0.432, fad_infinity (value 1.23, slope 67.8, r_squared 0.988)" in text
+  assert f"<td>28, white noise {evil}</td>" in text
+  assert "<td>12,345 and 6,789</td>" in text
+  assert f"<td>soxr {evil}</td>" in text
+  assert "fad_vggish vggish" not in text
+  assert "fad_vggish 4" in text
+  assert "similarity_text joint" in text
+  assert "sampled as" not in text
+
+
+def test_scores_of_all_variants_are_shown(tmp_path: Path) -> None:
+  both, one = "of all", f"of one {EVIL}"
+  scores = {
+    "steps_5": [_score("fad", 3.0, warnings=[both, one]), _score("kad", 2.0, encoder="e")],
+    f"<b>{EVIL}": [_score("fad", 1.0, warnings=[both]), _score("kad", 0.5, encoder="e")],
+  }
+  path = tmp_path / "page.html"
+  write_evaluation_page(path, EvaluationPage(title="t", provenance={"n": 1}, scores=scores))
+  _read(path)
+  text = path.read_text()
+  other = html.escape(f"<b>{EVIL}")
+  rows = re.findall("<tr><td>([^<]*)</td><td>([^<]*)</td><td>([^ ]*) ", text.split("<details>")[0])
+  assert rows == [
+    ("fad", "steps_5", "3"), ("fad", other, "1"), ("kad", "steps_5", "2"), ("kad", other, "0.5"),
+  ]  # fmt: skip
+  assert "<th>sampled as</th>" in text
+  assert text.count(f": {both}</li>") == 1
+  assert "<li><b>fad</b>: of all</li>" in text
+  assert f"<li><b>fad (steps_5)</b>: {html.escape(one)}</li>" in text
+  with pytest.raises(UserError, match="is no score"):
+    EvaluationPage(title="t", provenance={"n": 1}, scores={"a": [{"metric": "fad"}]})
 
 
 def test_matching_spans_are_cut_and_played_side_by_side(tmp_path: Path) -> None:
@@ -191,7 +261,7 @@ def test_plots_draw_the_numbers_they_are_given(monkeypatch: pytest.MonkeyPatch) 
   figures: list[Any] = []
   monkeypatch.setattr(evaluation_plots, "figure_uri", lambda figure: figures.append(figure) or "")
   low, high = _score("fad", 2.0), _score("fad", 3.0)
-  Sweep(parameter="steps", series={"a": [(8, high), (2, low)]}, logarithmic=True).picture()
+  SweepPlot(parameter="steps", series={"a": [(8, high), (2, low)]}, logarithmic=True).picture()
   axes = figures[-1].axes[0]
   assert axes.lines[0].get_xydata().tolist() == [[2, 2], [8, 3]]
   assert axes.get_xscale() == "log"
@@ -200,7 +270,7 @@ def test_plots_draw_the_numbers_they_are_given(monkeypatch: pytest.MonkeyPatch) 
   assert band[:, 1].max() == pytest.approx(3.1)
 
   clap = {**_score("clap", 0.4), "interval_95": None}
-  TradeOff(series={"a": [("cfg 1", clap, low), ("cfg 2", clap, high)]}).picture()
+  TradeOffPlot(series={"a": [("cfg 1", clap, low), ("cfg 2", clap, high)]}).picture()
   axes = figures[-1].axes[0]
   assert axes.lines[0].get_xydata().tolist() == [[0.4, 2], [0.4, 3]]
   assert [text.get_text() for text in axes.texts] == ["cfg 1", "cfg 2"]
@@ -219,13 +289,13 @@ def test_plots_draw_the_numbers_they_are_given(monkeypatch: pytest.MonkeyPatch) 
 def test_what_cannot_be_shown_is_refused() -> None:
   fad, clap = _score("fad", 1.0), _score("clap", 0.5)
   with pytest.raises(UserError, match="clap and fad share no axis"):
-    Sweep(parameter="steps", series={"a": [(1, fad), (2, clap)]})
+    SweepPlot(parameter="steps", series={"a": [(1, fad), (2, clap)]})
   with pytest.raises(UserError, match="without points: b"):
-    Sweep(parameter="steps", series={"a": [(1, fad)], "b": []})
+    SweepPlot(parameter="steps", series={"a": [(1, fad)], "b": []})
   with pytest.raises(UserError, match="no logarithm"):
-    Sweep(parameter="scale", series={"a": [(0, fad)]}, logarithmic=True)
+    SweepPlot(parameter="scale", series={"a": [(0, fad)]}, logarithmic=True)
   with pytest.raises(UserError, match="no value that could be drawn"):
-    TradeOff(series={"a": [("x", fad, {"metric": "clap", "value": None})]})
+    TradeOffPlot(series={"a": [("x", fad, {"metric": "clap", "value": None})]})
   with pytest.raises(UserError, match="is no score"):
     EvaluationPage(title="t", provenance={"n": 1}, scores=[{"metric": "fad"}])
   with pytest.raises(UserError, match="is no score"):
@@ -250,7 +320,7 @@ def test_without_matplotlib_one_sentence_names_the_extra(
   monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
   monkeypatch.setitem(sys.modules, "matplotlib", None)
-  sweep = Sweep(parameter="steps", series={"a": [(1, _score("fad", 1.0))]})
+  sweep = SweepPlot(parameter="steps", series={"a": [(1, _score("fad", 1.0))]})
   page = EvaluationPage(title="t", provenance={"n": 1}, sweeps=[sweep])
   with pytest.raises(UserError, match=re.escape("noise2music[demo]")):
     write_evaluation_page(tmp_path / "page.html", page)

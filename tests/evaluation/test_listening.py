@@ -46,6 +46,13 @@ def _write(path: Path, folders: tuple[Path, Path], **changes: Any) -> ListeningT
   return write_listening_test(path, *folders, **{"names": NAMES, "seed": 1, **changes})
 
 
+def _command(*argv: str) -> int:
+  parser = Parser(prog="n2m evaluate")
+  add_commands(parser.add_subparsers(required=True))
+  args: argparse.Namespace = parser.parse_args(argv)
+  return args.run(args)
+
+
 def _data(page: Path) -> dict[str, Any]:
   text = page.read_text()
   start = text.index('id="data">') + len('id="data">')
@@ -132,6 +139,32 @@ def test_a_seed_is_a_test(folders: tuple[Path, Path], tmp_path: Path) -> None:
   assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
   assert other.id != first.id
   assert [t.pair for t in other.trials] != [t.pair for t in first.trials]
+
+
+def test_without_a_seed_nobody_can_compute_the_sides(
+  folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+  tests = []
+  for name in ("a", "b"):
+    page = tmp_path / f"{name}.html"
+    assert _command("listening-page", *map(str, folders), "--out", str(page)) == 0
+    tests.append(read_key(key_path(page)))
+    assert str(tests[-1].seed) not in page.read_text()
+    assert f"{tests[-1].seed:x}" not in page.read_text()
+    assert json.loads(key_path(page).read_text())["seed"] == tests[-1].seed
+  first, other = tests
+  assert first.id != other.id
+  assert not {t.id for t in first.trials} & {t.id for t in other.trials}
+  clips = [set(_data(tmp_path / f"{name}.html")["clips"]) for name in ("a", "b")]
+  assert not clips[0] & clips[1]
+  sides = [[(t.pair, t.first_on) for t in test.trials] for test in tests]
+  assert sides[0] != sides[1]
+  assert all(test.seed.bit_length() > 64 for test in tests)
+  # The key's seed gives its test again.
+  again = tmp_path / "again.html"
+  seed = ("--seed", str(first.seed))
+  assert _command("listening-page", *map(str, folders), "--out", str(again), *seed) == 0
+  assert again.read_bytes() == (tmp_path / "a.html").read_bytes()
 
 
 def test_pairs_are_equally_loud_and_long(tmp_path: Path) -> None:
@@ -267,17 +300,10 @@ def test_what_does_not_belong_together_is_refused(
 def test_the_commands(
   folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-  parser = Parser(prog="n2m evaluate")
-  add_commands(parser.add_subparsers(required=True))
-
-  def run(*argv: str) -> int:
-    args: argparse.Namespace = parser.parse_args(argv)
-    return args.run(args)
-
   (tmp_path / "p.csv").write_text('file_name,caption\naudio/song-1.wav,"slow, soft"\n')
   page, a, b = tmp_path / "test.html", *map(str, folders)
   options = ["--names", *NAMES, "--prompts", str(tmp_path / "p.csv"), "--seed", "1"]
-  assert run("listening-page", a, b, "--out", str(page), *options) == 0
+  assert _command("listening-page", a, b, "--out", str(page), *options) == 0
   told = capsys.readouterr().out
   assert "alone.wav" in told
   assert "7 of 8 pairs have no prompt" in told
@@ -285,7 +311,7 @@ def test_the_commands(
   test = read_key(key_path(page))
   result = _answer(tmp_path / "ada.json", test, "Ada", _for_first(test, set(STEMS)))
   out = tmp_path / "score.json"
-  assert run("listening", str(result), "--key", str(key_path(page)), "--out", str(out)) == 0
+  assert _command("listening", str(result), "--key", str(key_path(page)), "--out", str(out)) == 0
   assert json.loads(out.read_text())["p_value"] == pytest.approx(2 / 2**8)
   assert "8 for old-model" in capsys.readouterr().out
   with pytest.raises(UserError, match="holds no prompts"):

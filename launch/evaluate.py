@@ -243,7 +243,11 @@ def _folders(args: argparse.Namespace) -> int:
     seed=args.seed,
     kl=args.kl,
     infinity=FadtkRows() if args.fadtk else ByClips(),
-    say=Progress("embedding", say=_say),
+    say=Progress(
+      "embedding",
+      total=len(args.encoder) * (len(evaluated.files) + len(reference.files)),
+      say=_say,
+    ),
   )
   result = score_clips(evaluated, reference, suite, truth=reference if args.paired else None)
   record = {

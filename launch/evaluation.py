@@ -150,7 +150,10 @@ def evaluate(
     files = [File(id=p.id, path=str(generation.path(p))) for p in prompts]
     sets.append(Clips(name=name, files=files, texts={p.id: p.text for p in prompts}))
     say(f"scoring {name}: {len(files)} clips, {len(encoders)} encoder(s)")
-    told = dataclasses.replace(suite, say=Progress(f"embedding for {name}", say=say))
+    sides = {id(side): len(side.files) for side in (sets[-1], reference, truth) if side is not None}
+    total = len(encoders) * sum(sides.values())
+    progress = Progress(f"embedding for {name}", total=total, say=say)
+    told = dataclasses.replace(suite, say=progress)
     result = score_clips(sets[-1], reference, told, truth=truth)
     variants.append(result_of(sets[-1], result) | _of_variant(generation))
   record = {

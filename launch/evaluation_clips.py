@@ -242,10 +242,11 @@ class Progress:
   def __call__(self, clips: int) -> None:
     self._done += clips
     now = time.monotonic()
-    if now - self._last < 10 and self._done != self._total:
+    if not clips or (now - self._last < 10 and self._done != self._total):
       return
     self._last = now
-    of = f" of {self._total}" if self._total else ""
-    left = (self._total - self._done) * (now - self._began) / self._done
-    to_go = f", {left / 60:.1f} min to go" if self._total else ""
+    of, to_go = "", ""
+    if self._total:
+      left = (self._total - self._done) * (now - self._began) / self._done
+      of, to_go = f" of {self._total}", f", {left / 60:.1f} min to go"
     self._say(f"{self._what}: {self._done}{of} clips{to_go}")

@@ -24,6 +24,8 @@ from noise2music.evaluation.report import Player
 from noise2music.evaluation.scores import LOWER_IS_BETTER
 
 SHOWN = 8  # songs
+ENDS = 3  # of these the best and the worst, so many each
+SHOWN_VARIANTS = 4  # of a song
 SHOWN_PAIRS = 5  # of a generated clip and what it is like
 
 
@@ -37,7 +39,7 @@ def write_page(
     title="noise2music: an evaluation",
     summary=[f"{len(first['files'])} clips, {len(variants)} way(s) of sampling."],
     provenance=record["provenance"],
-    scores=first["scores"],
+    scores={variant["name"]: variant["scores"] for variant in variants},
     songs=_songs(record),
     outliers=_outliers(first),
     sweeps=_sweeps(swept) if len(swept) > 1 else [],
@@ -50,14 +52,15 @@ def write_page(
 def _songs(record: Mapping[str, Any]) -> list[Song]:
   """The best and the worst by the first metric that single clips have, and some others."""
   first = record["variants"][0]
-  failed = {name.split("/", 1)[1] for name in first["failed"] if name.startswith(first["name"])}
-  good = [name for name in first["files"] if name not in failed]
-  shown = [name for ends in _outliers(first) for side in ends.ends() for name in side]
-  names = [n for n in dict.fromkeys([*shown, *good]) if n in first["files"]][:SHOWN]
+  place = f"{first['name']}/"
+  failed = {name.removeprefix(place) for name in first["failed"] if name.startswith(place)}
+  ends = [name for some in _outliers(first)[:1] for side in some.ends() for name in side[:ENDS]]
+  names = [n for n in dict.fromkeys([*ends, *first["files"]]) if n not in failed][:SHOWN]
   songs = []
   for name in names:
     players = [
-      _player(variant["name"], variant["files"].get(name)) for variant in record["variants"]
+      _player(variant["name"], variant["files"].get(name))
+      for variant in record["variants"][:SHOWN_VARIANTS]
     ]
     players.append(_player("ground truth", record.get("truth", {}).get(name)))
     songs.append(
@@ -91,7 +94,11 @@ def _outliers(variant: Mapping[str, Any]) -> list[Outliers]:
 
 def _sweeps(variants: Sequence[Mapping[str, Any]]) -> list[SweepPlot]:
   return [
-    SweepPlot(parameter=variants[0]["axis"], series=_series(variants, metric))
+    SweepPlot(
+      parameter=variants[0]["axis"],
+      series=_series(variants, metric),
+      logarithmic=variants[0]["axis"] == "steps",
+    )
     for metric in _metrics(variants)
   ]
 

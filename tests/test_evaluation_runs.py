@@ -1,5 +1,6 @@
 """Evaluations of a stage that really trains: sweeps, hosts, going on, the hook, following a run."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_pipelines.manifest import Caption, Clip, write_manifest
+from data_pipelines.manifest import Caption, Clip, read_manifest, write_manifest
 from launch import gin_main, train
+from launch.evaluation import load_encoder
 from noise2music import cli
 
 FOLDER = ["--gin_file=evaluation/folder.gin"]
@@ -145,7 +147,7 @@ def test_the_guidance_sweep_names_what_it_would_sample(
   flags = ["--gin_file=evaluation/guidance.gin", "--dry_run"]
   assert evaluate(run, data, tmp_path, *flags) == 0
   told = capsys.readouterr().out
-  assert "6 prompts, sampled in 15 ways" in told
+  assert "6 prompts, sampled in 15 way(s)" in told
   assert "back-heavy_guidance_5" in told
 
 
@@ -170,7 +172,7 @@ def test_following_scores_each_checkpoint_until_the_training_is_done(
     following.stderr.read()
   assert following.returncode == 0
   rows = [json.loads(line) for line in (tmp_path / "out/history.jsonl").read_text().splitlines()]
-  assert [row["step"] for row in rows] == [1, 2]
+  assert [row["steps"] for row in rows] == [{"growing": 1}, {"growing": 2}]
   assert all("kad_log_mel" in row for row in rows)
 
 
@@ -193,6 +195,12 @@ def test_following_nothing_gives_up_with_a_sentence(
     (["--gin.HOST_INDEX=3"], "host 3 of 1 is none"),
     (["--gin.Evaluation.protocol='fma'"], "there is no protocol 'fma'"),
     (["--gin_file=evaluation/magnatagatune.gin"], "holds 0 prompts"),
+    (["--gin.SPLIT='test'"], "holds 0 prompts of the split 'test'"),
+    (["--gin.MEMORISATION=True"], "needs TRAINED_ON"),
+    (["--gin.DURATION=-1.0"], "give seconds above 0"),
+    (["--gin.ENCODERS=('log_mel', 'log_mel')"], "two encoders are called log_mel"),
+    (["--gin.KL=('passt',)"], "no encoder is called passt"),
+    (["--follow", "--gin.HOST_COUNT=2"], "followed by one host"),
     (["--gin.REFERENCE='nowhere'"], "there is no folder nowhere"),
     (["--gin_file=evaluation/guidance.gin", "--gin.STAGE='vocoder'"], "names the stage vocoder"),
   ],
@@ -221,6 +229,72 @@ def test_prompts_of_a_text_file_need_a_reference(
   assert evaluate(run, prompts, tmp_path / "out", f'--gin.REFERENCE="{data}"') == 0
   record = json.loads((tmp_path / "out/scores.json").read_text())
   assert record["prompts"] == {"00000": "A chord.", "00002": "静かなピアノの曲。"}
+
+
+def test_another_prompt_is_another_clip(run: Path, data: Path, tmp_path: Path) -> None:
+  prompts, flags = tmp_path / "prompts.txt", [f'--gin.REFERENCE="{data}"']
+  made = []
+  for first in ("A chord.", "Another chord."):
+    prompts.write_text(f"{first}\nA third one.\n")
+    assert evaluate(run, prompts, tmp_path / "out", *flags) == 0
+    record = json.loads((tmp_path / "out/scores.json").read_text())
+    made.append(record["variants"][0]["files"])
+  assert made[0]["00000"] != made[1]["00000"]
+  assert made[0]["00001"] == made[1]["00001"]
+  assert len(list((tmp_path / "out/generated").rglob("*.flac"))) == 3
+
+
+def test_labels_and_repeats_of_the_training_data_are_told(
+  run: Path, data: Path, tmp_path: Path
+) -> None:
+  """The training clips here are the real clips themselves, so memorisation cannot be judged."""
+  labelled = chords(tmp_path / "labelled", 6)
+  clips = list(read_manifest(labelled / "manifest.jsonl"))
+  mel = load_encoder("log_mel").fingerprint
+  caption = Caption(text="A label.", kind="long", source="label:llm", extra={"encoder": mel})
+  clips = [dataclasses.replace(clip, captions=(caption, *clip.captions)) for clip in clips]
+  write_manifest(labelled / "manifest.jsonl", clips)
+  flags = [f"--gin.TRAINED_ON=('{labelled}',)", "--gin.MEMORISATION=True"]
+  assert evaluate(run, labelled, tmp_path / "out", *flags) == 0
+  record = json.loads((tmp_path / "out/scores.json").read_text())
+  assert record["prompts"]["chord/1"] == "Chord 1."  # not its label
+  assert any(
+    "labelled the training data" in w for w in record["variants"][0]["scores"][0]["warnings"]
+  )
+  assert "memorisation" not in record
+  assert "labelled the training data" in (tmp_path / "out/report.html").read_text()
+
+
+def test_what_was_trained_on_is_found_in_what_was_made(
+  tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+  rng, t = np.random.default_rng(0), np.arange(6 * 24_000) / 24_000
+
+  def tunes(name: str, count: int) -> Path:
+    folder = tmp_path / name
+    folder.mkdir()
+    clips = []
+    for k in range(count):
+      notes = 220 * 2 ** (rng.integers(0, 24, 48) / 12)
+      audio = 0.3 * np.sin(2 * np.pi * np.cumsum(np.repeat(notes, len(t) // 48)) / 24_000)
+      soundfile.write(folder / f"{name}-{k}.wav", audio, 24_000)
+      path = f"{name}-{k}.wav"
+      clips.append(Clip(path=path, id=path, duration=6.0, sample_rate=24_000, split="train"))
+    write_manifest(folder / "manifest.jsonl", clips)
+    return folder
+
+  training, held_out, made = tunes("training", 8), tunes("held_out", 6), tunes("made", 3)
+  copied = soundfile.read(training / "training-5.wav")[0]
+  (made / "manifest.jsonl").unlink()
+  soundfile.write(made / "made-1.wav", 0.5 * np.roll(copied, 24_000), 24_000)
+  command = ["evaluate", "memorisation", str(made), "--training", str(training), "--held_out"]
+  command += [str(held_out), "--encoder", "log_mel", "--out", str(tmp_path / "out")]
+  assert cli.main(command) == 0
+  assert "matched: 1 of 3 clips" in capsys.readouterr().out
+  record = json.loads((tmp_path / "out/memorisation.json").read_text())
+  assert record["findings"][0]["clip"] == "made-1"
+  assert record["findings"][0]["training"] == "training-5.wav"
+  assert "training-5.wav" in (tmp_path / "out/report.html").read_text()
 
 
 def test_two_folders_are_scored_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -7,14 +7,18 @@ names of torchvggish; theirs.json and theirs.npz are its answer.
 
 import json
 import sys
+import types
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import torch
-from fadtk import fad as fadtk
-from frechet_audio_distance import FrechetAudioDistance
-from torchvggish import torchvggish, vggish_input
+
+# Imported by the second, it fetches a tokenizer; nothing here uses it.
+sys.modules["laion_clap"] = types.ModuleType("laion_clap")
+from fadtk import fad as fadtk  # noqa: E402
+from frechet_audio_distance import FrechetAudioDistance  # noqa: E402
+from torchvggish import torchvggish, vggish_input  # noqa: E402
 
 RATE = 16_000
 PACKAGES = ("frechet_audio_distance", "fadtk", "torchvggish", "torch", "scipy", "numpy")
@@ -26,9 +30,7 @@ class WithFrontEnd(torchvggish.VGG):
   device = torch.device("cpu")
 
   def forward(self, audio, rate):
-    patches = vggish_input.waveform_to_examples(audio, rate)
-    patches = torch.as_tensor(np.asarray(patches), dtype=torch.float32).reshape(-1, 1, 96, 64)
-    return super().forward(patches)
+    return super().forward(vggish_input.waveform_to_examples(audio, rate).detach()).detach()
 
 
 def main(folder: Path) -> None:

@@ -187,7 +187,9 @@ def _parser() -> argparse.ArgumentParser:
   folders.add_argument("--out", required=True, help="folder for scores.json, and for embeddings")
   folders.add_argument("--protocol", default="folder", choices=sorted(PROTOCOLS))
   folders.add_argument(
-    "--paired", action="store_true", help="clips of the same name belong together"
+    "--paired",
+    action="store_true",
+    help="clips of one name belong together: similarity by joint encoders, --kl",
   )
   folders.add_argument("--seed", type=int, default=0, help="of floors and intervals")
   folders.add_argument(
@@ -234,11 +236,15 @@ def _folders(args: argparse.Namespace) -> int:
   from noise2music.evaluation.frechet import ByClips, FadtkRows
   from noise2music.evaluation.protocols import protocol_of
   from noise2music.evaluation.suite import Suite, score_clips
+  from noise2music.pipeline import make_output_folder
 
-  evaluated, reference = reference_clips(args.evaluated), reference_clips(args.reference)
+  protocol = protocol_of(args.protocol)
+  evaluated = reference_clips(args.evaluated, protocol=protocol)
+  reference = reference_clips(args.reference)
+  make_output_folder(Path(args.out) / SCORES)
   suite = Suite(
     encoders=[load_encoder(name) for name in args.encoder],
-    protocol=protocol_of(args.protocol),
+    protocol=protocol,
     folder=Path(args.out) / EMBEDDINGS,
     seed=args.seed,
     kl=args.kl,
@@ -263,13 +269,18 @@ def _folders(args: argparse.Namespace) -> int:
 def _repeated(args: argparse.Namespace) -> int:
   from data_pipelines.manifest import atomic_text
   from launch.evaluation import EMBEDDINGS, PAGE, load_encoder
-  from launch.evaluation_clips import Progress, reference_clips, trained_files
+  from launch.evaluation_clips import HELD_OUT, Progress, reference_clips, trained_files
   from launch.evaluation_report import memorisation_of, memorisation_section
   from noise2music.evaluation.evaluation_page import EvaluationPage, write_evaluation_page
+  from noise2music.pipeline import make_output_folder
 
-  generated, held_out = reference_clips(args.generated), reference_clips(args.held_out)
+  generated, held_out = (
+    reference_clips(args.generated),
+    reference_clips(args.held_out, split=HELD_OUT),
+  )
   training, out, encoder = trained_files(args.training), Path(args.out), load_encoder(args.encoder)
-  result = memorisation_of(
+  make_output_folder(out / PAGE)
+  result, left_out = memorisation_of(
     generated.files,
     held_out=held_out.files,
     training=training,
@@ -278,7 +289,7 @@ def _repeated(args: argparse.Namespace) -> int:
     false_alarm_rate=args.false_alarm_rate,
     say=Progress("embedding", say=_say),
   )
-  record = result.to_json()
+  record = result.to_json() | {"left_out": left_out}
   with atomic_text(out / "memorisation.json") as file:
     json.dump(record, file, indent=1, ensure_ascii=False)
   page = EvaluationPage(
@@ -287,6 +298,8 @@ def _repeated(args: argparse.Namespace) -> int:
     memorisation=memorisation_section(result, generated=generated.files, training=training),
   )
   write_evaluation_page(out / PAGE, page)
+  if left_out:
+    print(f"left out: {len(left_out)} clips, with their reasons in memorisation.json")
   for name in ("near", "matched"):
     share = record[name]
     print(f"{name}: {share['hits']} of {share['n']} clips")
@@ -303,9 +316,16 @@ def _compare(args: argparse.Namespace) -> int:
   shared = [name for name in sides[0] if name in sides[1]]
   if not shared:
     raise UserError(f"{args.a} and {args.b} share no metric: score both with the same encoders")
+  refused = []
   for name in shared:
     (a, of_clips_a), (b, of_clips_b) = (side[name] for side in sides)
-    print(json.dumps(compare(a, b, clips=(of_clips_a, of_clips_b))))
+    try:
+      print(json.dumps(compare(a, b, clips=(of_clips_a, of_clips_b))))
+    except UserError as error:
+      refused.append(str(error))
+      print(json.dumps({"metric": name, "refused": str(error)}))
+  if len(refused) == len(shared):
+    raise UserError(refused[0])
   return 0
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from data_pipelines.manifest import atomic_text
+from data_pipelines.manifest import atomic_text, json_lines
 from launch import label
 from launch.evaluation_clips import (
   HELD_OUT,
@@ -39,7 +39,7 @@ from noise2music.evaluation.protocols import protocol_of
 from noise2music.evaluation.scores import Score
 from noise2music.evaluation.suite import Clips, Result, Suite, score_clips
 from noise2music.evaluation.sweeps import AsTrained, Sweep
-from noise2music.pipeline import Pipeline
+from noise2music.pipeline import Pipeline, make_output_folder
 
 SCORES, TABLE, PAGE, HISTORY = "scores.json", "table.txt", "report.html", "history.jsonl"
 GENERATED, EMBEDDINGS = "generated", "embeddings"
@@ -82,6 +82,12 @@ class Evaluation:
 
   def __post_init__(self):
     protocol_of(self.protocol)
+    for name in ("encoders", "kl", "trained_on"):
+      if isinstance(getattr(self, name), str):
+        raise UserError(f"{name} is one text, not a list of them: write it as ('...',)")
+    for name in ("clips", "batch_size", "rounds", "seed"):
+      if not isinstance(getattr(self, name), int | None):
+        raise UserError(f"{name} is {getattr(self, name)!r}: give a whole number")
     if not self.encoders:
       raise UserError("no encoder is named: give at least one, such as log_mel")
     if not 0 <= self.host_index < self.host_count:
@@ -109,6 +115,13 @@ class Evaluation:
       seed=self.seed,
     )
 
+  def check_length(self) -> None:
+    """Raises UserError where clips of the length asked for cannot be scored."""
+    try:
+      protocol_of(self.protocol).scored.span(self.asked_seconds)
+    except UserError as error:
+      raise UserError(f"a clip that was asked for {error}") from error
+
 
 def evaluate(
   evaluation: Evaluation,
@@ -119,6 +132,9 @@ def evaluate(
 ) -> dict[str, Any] | None:
   """Does all that the module says; returns what scores.json holds, None on hosts other than 0."""
   out, prompts, began = Path(evaluation.out), evaluation.read_prompts(), time.monotonic()
+  make_output_folder(out / SCORES)
+  if evaluation.asked_seconds is not None:
+    evaluation.check_length()
   reference, truth = _compared_with(evaluation, prompts)
   suite = Suite(
     encoders=encoders,
@@ -145,7 +161,8 @@ def evaluate(
     return None
   variants, sets = [], []
   for generation in generations:
-    generation.wait(prompts, minutes=evaluation.patience_minutes, say=say)
+    if evaluation.host_count > 1:
+      generation.wait(prompts, minutes=evaluation.patience_minutes, say=say)
     name = generation.variant.name
     files = [File(id=p.id, path=str(generation.path(p))) for p in prompts]
     sets.append(Clips(name=name, files=files, texts={p.id: p.text for p in prompts}))
@@ -198,7 +215,7 @@ def _memorisation(
   held_out = [File(id=p.id, path=str(p.truth)) for p in prompts if p.truth is not None]
   say(f"looking for what repeats any of {len(training)} training clips")
   try:
-    result = memorisation_of(
+    result, left_out = memorisation_of(
       generated.files,
       held_out=held_out,
       training=training,
@@ -209,6 +226,8 @@ def _memorisation(
   except UserError as error:
     say(f"warning: no memorisation: {error}")
     return None
+  if left_out:
+    say(f"warning: {len(left_out)} clips are left out of it, as {next(iter(left_out.items()))}")
   return memorisation_section(result, generated=generated.files, training=training)
 
 
@@ -245,8 +264,8 @@ def write_history(out: Path, steps: Mapping[str, int], values: Mapping[str, floa
   steps: of each stage.
   """
   path = out / HISTORY
-  lines = path.read_text().splitlines() if path.is_file() else []
-  rows = [row for row in map(json.loads, lines) if row["steps"] != steps]
+  rows = [row for _, row in json_lines(path)] if path.is_file() else []
+  rows = [row for row in rows if isinstance(row, dict) and row.get("steps") != steps]
   with atomic_text(path) as file:
     file.writelines(json.dumps(row) + "\n" for row in [*rows, {"steps": dict(steps), **values}])
 
@@ -318,8 +337,10 @@ def read_results(path: str | Path) -> dict[str, Any]:
   path = path / SCORES if path.is_dir() else path
   try:
     record = json.loads(path.read_text(encoding="utf-8"))
-    _ = [variant["scores"] for variant in record["variants"]]
-  except (OSError, ValueError, KeyError, TypeError) as error:
+    for variant in record["variants"]:
+      _ = variant["name"], [(s["metric"], s["encoder"]["name"]) for s in variant["scores"]]
+    _ = record["variants"][0]
+  except (OSError, ValueError, LookupError, TypeError) as error:
     raise UserError(f"{path} holds no scores ({error}): give a {SCORES} or its folder") from error
   return record
 

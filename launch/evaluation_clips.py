@@ -1,5 +1,6 @@
 """The prompts of an evaluation, real clips beside them, and the clips that are made for them."""
 
+import collections
 import dataclasses
 import hashlib
 import re
@@ -47,6 +48,9 @@ def read_prompts(
       f"{path} holds {len(found)} prompts of the split {split!r} for the protocol {protocol.name}:"
       " give at least 2"
     )
+  names = collections.Counter(p.id for p in found)
+  if len(names) < len(found):
+    raise UserError(f"{path} names the clip {names.most_common(1)[0][0]} twice: rename one")
   if clips is not None:
     found = sorted(found, key=lambda p: seed_of(seed, p.id))[:clips]
   return sorted(found, key=lambda p: p.id)
@@ -54,9 +58,13 @@ def read_prompts(
 
 def _of_lines(path: Path) -> Iterable[Prompted]:
   try:
-    lines = path.read_text(encoding="utf-8").splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise UserError(f"cannot read the prompts in {path} ({error}): check the path") from error
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+  except OSError as error:
+    raise UserError(
+      f"cannot read the prompts in {path} ({error.strerror}): check the path"
+    ) from error
+  except UnicodeDecodeError as error:
+    raise UserError(f"{path} is no UTF-8 ({error.reason}): save it as UTF-8") from error
   for number, line in enumerate(lines):
     if line.strip():
       yield Prompted(id=f"{number:05d}", text=line.strip())
@@ -65,11 +73,14 @@ def _of_lines(path: Path) -> Iterable[Prompted]:
 def _of_manifest(path: Path, protocol: Protocol, split: str) -> Iterable[Prompted]:
   manifest = manifest_path(path)
   for clip in _of_split(read_manifest(manifest), split):
-    # What an encoder chose says what it hears, not what the clip is.
-    own = [c for c in clip.captions if not c.source.startswith(LABEL)]
-    text = protocol.prompt((c.kind, c.text) for c in own)
+    text = _prompt(clip, protocol)
     if text is not None:
       yield Prompted(id=clip.id, text=text, truth=clip.audio_path(manifest.parent))
+
+
+def _prompt(clip: Clip, protocol: Protocol) -> str | None:
+  """What an encoder chose says what it hears, not what the clip is."""
+  return protocol.prompt((c.kind, c.text) for c in clip.captions if not c.source.startswith(LABEL))
 
 
 def _of_split(clips: Iterable[Clip], split: str) -> list[Clip]:
@@ -82,16 +93,19 @@ def _of_split(clips: Iterable[Clip], split: str) -> list[Clip]:
   return held_out or clips  # a set without splits, or one that is only called so
 
 
-def reference_clips(path: str, *, split: str = ALL) -> Clips:
-  """Of a manifest, or of a folder of audio files."""
+def reference_clips(path: str, *, split: str = ALL, protocol: Protocol | None = None) -> Clips:
+  """Of a manifest, with its texts where a protocol says which; or of a folder of audio files."""
   where = Path(path)
   if where.suffix == ".jsonl" or (where / "manifest.jsonl").is_file():
     manifest = manifest_path(where)
-    files = [
-      File(id=clip.id, path=str(clip.audio_path(manifest.parent)))
-      for clip in _of_split(read_manifest(manifest), split)
-    ]
-    return Clips(name=manifest.parent.name or "reference", files=files)
+    clips = _of_split(read_manifest(manifest), split)
+    files = [File(id=clip.id, path=str(clip.audio_path(manifest.parent))) for clip in clips]
+    texts = {clip.id: _prompt(clip, protocol) for clip in clips} if protocol else {}
+    return Clips(
+      name=manifest.parent.resolve().name,
+      files=files,
+      texts={name: text for name, text in texts.items() if text is not None},
+    )
   return Clips(name=where.resolve().name, files=audio_files(where))
 
 
@@ -137,7 +151,7 @@ class Generation:
     return cls(variant=variant, folder=out / f"{variant.name}-{digest}", sampling=sampling)
 
   def path(self, prompted: Prompted) -> Path:
-    name = re.sub(r"[^\w.@-]", "_", prompted.id)[:80]
+    name = re.sub(r"[^\w.@-]", "_", prompted.id).lstrip(".")[:50]
     digest = hashlib.sha256(f"{prompted.id}\n{prompted.text}".encode()).hexdigest()[:8]
     return self.folder / f"{name}-{digest}.flac"
 

@@ -26,6 +26,7 @@ from noise2music.evaluation.scores import LOWER_IS_BETTER
 SHOWN = 8  # songs
 ENDS = 3  # of these the best and the worst, so many each
 SHOWN_VARIANTS = 4  # of a song
+SHOWN_FAILURES = 20
 SHOWN_PAIRS = 5  # of a generated clip and what it is like
 
 
@@ -38,7 +39,7 @@ def write_page(
   page = EvaluationPage(
     title="noise2music: an evaluation",
     summary=[f"{len(first['files'])} clips, {len(variants)} way(s) of sampling."],
-    provenance=record["provenance"],
+    provenance={**record["provenance"], **_left_out(variants)},
     scores={variant["name"]: variant["scores"] for variant in variants},
     songs=_songs(record),
     outliers=_outliers(first),
@@ -47,6 +48,13 @@ def write_page(
     memorisation=memorisation,
   )
   write_evaluation_page(path, page)
+
+
+def _left_out(variants: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """Clips that could not be scored, the first of them with the reason."""
+  failed = {name: why for variant in variants for name, why in variant["failed"].items()}
+  told = dict(list(failed.items())[:SHOWN_FAILURES])
+  return {"left_out": {"clips": len(failed), **told}} if failed else {}
 
 
 def _songs(record: Mapping[str, Any]) -> list[Song]:
@@ -144,18 +152,29 @@ def memorisation_of(
   folder: Path,
   false_alarm_rate: float = 0.01,
   say: Say = lambda clips: None,
-) -> Memorisation:
-  """The release check. The vector of a clip is the mean of its rows.
+) -> tuple[Memorisation, dict[str, str]]:
+  """The release check, and why clips were left out of it. A clip's vector is the mean of its rows.
 
-  Raises UserError as `check_memorisation`, and where a side holds no clip that can be read.
+  Raises UserError as `check_memorisation`, and where a side holds no clip that can be aligned.
   """
   sets = {"generated": generated, "held_out": held_out, "training": training}
   aligner = Aligner()
-  clip_sets = {}
+  clip_sets, left_out = {}, {}
   for name, files in sets.items():
-    found = embed_files(encoder, files, folder=folder / encoder.name / name, say=say).embeddings
+    embedded = embed_files(encoder, files, folder=folder / encoder.name, say=say)
+    long = embedded.embeddings.seconds >= aligner.window_seconds
+    found = embedded.embeddings.take(np.flatnonzero(long))
+    left_out |= {f"{name}/{clip}": why for clip, why in embedded.failed.items()}
+    short = np.flatnonzero(~long)
+    left_out |= {
+      f"{name}/{embedded.embeddings.ids[k]}": f"shorter than {aligner.window_seconds:g} s"
+      for k in short
+    }
     if not len(found):
-      raise UserError(f"no {name.replace('_', '-')} clip can be read: check their paths")
+      raise UserError(
+        f"no {name.replace('_', '-')} clip can be read and is {aligner.window_seconds:g} s long:"
+        " check their paths, or ask for longer ones"
+      )
     paths = {file.id: file.path for file in files}
 
     def load(clip: str, paths: Mapping[str, str] = paths) -> np.ndarray:
@@ -163,7 +182,8 @@ def memorisation_of(
 
     vectors = np.stack([rows.mean(0) for rows in found.clips])
     clip_sets[name] = ClipSet(ids=found.ids, vectors=vectors, load=load)
-  return check_memorisation(**clip_sets, aligner=aligner, false_alarm_rate=false_alarm_rate)
+  result = check_memorisation(**clip_sets, aligner=aligner, false_alarm_rate=false_alarm_rate)
+  return result, left_out
 
 
 def memorisation_section(

@@ -198,6 +198,11 @@ def test_following_nothing_gives_up_with_a_sentence(
     (["--gin.SPLIT='test'"], "holds 0 prompts of the split 'test'"),
     (["--gin.MEMORISATION=True"], "needs TRAINED_ON"),
     (["--gin.DURATION=-1.0"], "give seconds above 0"),
+    (["--gin.ENCODERS='log_mel'"], "is one text, not a list"),
+    (["--gin.CLIPS=2.5"], "give a whole number"),
+    (["--gin_file=evaluation/musiccaps.gin"], "is 1.28 s long, of which the middle 10 s"),
+    (["--gin_file=evaluation/steps.gin", "--gin.COUNTS=(0, 2)"], "counts of at least 1"),
+    (["--gin.TRAINED_ON=('nowhere',)"], "nowhere"),
     (["--gin.ENCODERS=('log_mel', 'log_mel')"], "two encoders are called log_mel"),
     (["--gin.KL=('passt',)"], "no encoder is called passt"),
     (["--follow", "--gin.HOST_COUNT=2"], "followed by one host"),
@@ -314,5 +319,6 @@ def test_two_folders_are_scored_and_compared(tmp_path: Path, capsys: pytest.Capt
   told = json.loads(capsys.readouterr().out)
   assert told["better"] == "a"
   assert told["difference"] > 10
+  (tmp_path / "scores.json").write_text('{"variants": [{"name": "a", "scores": [3]}]}')
   assert cli.main(["evaluate", "compare", str(tmp_path), str(tmp_path)]) == 2
   assert "holds no scores" in capsys.readouterr().err

@@ -117,16 +117,17 @@ def frechet(
   interval = setting.spread(resampled, count=len(evaluated), value=value)
   rows = (gaussians[0].count, gaussians[1].count)
   details: dict[str, Any] = {"expected_bias": expected_bias(gaussians[1], *rows)}
-  warnings = []
-  if details["expected_bias"] > value / 4:
-    warnings.append(
-      f"of this value {details['expected_bias']:.3g} or more come from the number of embeddings"
-      " alone: score more clips, or read details.fad_infinity"
-    )
   rng = np.random.default_rng(setting.seed)
   far = setting.infinity(evaluated.clips, gaussians[1], rng=rng)
   if far is not None:
     details["fad_infinity"] = {**dataclasses.asdict(far), "drawn": str(setting.infinity)}
+  warnings = []
+  if details["expected_bias"] > value / 4:
+    instead = "" if far is None else ", or read its extrapolation"
+    warnings.append(
+      f"of this value {details['expected_bias']:.3g} or more come from the number of embeddings"
+      f" alone: score more clips{instead}"
+    )
   return setting.score(
     f"fad_{setting.encoder.name}",
     Estimate(value=value, n=len(evaluated), interval_95=interval),

@@ -116,7 +116,8 @@ def score_clips(
       raise UserError(f"{clips.name} holds {len(clips.files)} clips: give at least 2 to score")
   scores, of_clips, failed = [], {}, {}
   for encoder in suite.encoders:
-    sides = {name: _embedded(encoder, clips, suite) for name, clips in sets.items()}
+    of_sets = _within(encoder, sets)
+    sides = {name: _embedded(of_sets[name], clips, suite) for name, clips in sets.items()}
     for name, side in sides.items():
       failed |= {f"{sets[name].name}/{clip}": why for clip, why in side.failed.items()}
     if truth is reference:
@@ -126,6 +127,27 @@ def score_clips(
     of_clips |= {f"{metric} {encoder.name}": rows for metric, rows in values.items() if rows}
   scores = [_with_circularity(score, of_clips, suite) for score in scores]
   return Result(scores=tuple(scores), clips=of_clips, failed=failed)
+
+
+def _within(encoder: Encoder, sets: Mapping[str, Clips]) -> dict[str, Encoder]:
+  """For each set what embeds it: stored vectors are looked up by the set's name.
+
+  Raises UserError where clips of two sets would be given the very same vectors.
+  """
+  if not isinstance(encoder, Stored):
+    return dict.fromkeys(sets, encoder)
+  found = {n: dataclasses.replace(encoder, within=clips.name) for n, clips in sets.items()}
+  places: dict[str, str] = {}
+  for name, clips in sets.items():
+    for file in clips.files:
+      place = found[name].place(file.id)
+      if places.setdefault(place, file.path) != file.path:
+        raise UserError(
+          f"{file.path} and {places[place]} share the vectors of {place!r} in {encoder.path}: name"
+          " clips there with their sets before them, as in"
+          f" '{clips.name}/{file.id}'"
+        )
+  return found
 
 
 def _of_encoder(
@@ -141,11 +163,10 @@ def _of_encoder(
   truth = sides["truth"].embeddings if "truth" in sides else None
   noise = _noise(encoder, ours, seed=suite.seed)
   name = f"{sets['reference'].name} {_fingerprint(theirs)}"
-  scores, of_clips = [], {}
+  scores, of_clips = [], {"fad": evaluator.frechet_of_clips(ours, theirs)}
   why = ()
   try:
     scores.append(evaluator.frechet(ours, theirs, setting, name=name, noise=noise))
-    of_clips["fad"] = evaluator.frechet_of_clips(ours, theirs)
   except UserError as error:
     why = (f"no FAD: {error}",)
   score = evaluator.kernel(ours, theirs, setting, name=name, noise=noise)
@@ -265,7 +286,7 @@ def _agreement(of_clips: Mapping[str, Mapping[str, float]], *, own: str) -> str:
   if not mine:
     return "no metric of it is there clip by clip, so nothing can be held against it"
   if not by_encoder:
-    return "score with a second encoder besides"
+    return "no other encoder scores clip by clip, so nothing can be held against it"
   other, theirs = next(iter(by_encoder.items()))
   first = next((m for m in mine if m in theirs), next(iter(mine)))
   second = first if first in theirs else next(iter(theirs))
@@ -292,9 +313,15 @@ def audio_files(folder: str | os.PathLike) -> list[File]:
     raise UserError(f"there is no folder {folder}: give one that holds audio files")
   found: dict[str, Path] = {}
   for path in sorted(root.rglob("*")):
-    if path.suffix.lower() not in _SUFFIXES or path.name.startswith("."):
+    place = path.relative_to(root)
+    hidden = any(part.startswith(".") for part in place.parts)
+    if hidden or path.suffix.lower() not in _SUFFIXES or not path.is_file():
       continue
-    name = path.relative_to(root).with_suffix("").as_posix()
+    name = place.with_suffix("").as_posix()
+    try:
+      name.encode()
+    except UnicodeEncodeError as error:
+      raise UserError(f"{os.fsencode(path)!r} is no UTF-8 name: rename the file") from error
     if name in found:
       raise UserError(f"{found[name]} and {path} share a name: rename one")
     found[name] = path

@@ -80,6 +80,8 @@ class StepSweep:
 
   def __post_init__(self):
     _check(self.counts, "step counts")
+    if min(self.counts) < 1:
+      raise UserError(f"{min(self.counts)} steps make nothing: sweep over counts of at least 1")
 
   def variants(self) -> tuple[Variant, ...]:
     return tuple(

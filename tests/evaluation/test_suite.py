@@ -136,7 +136,8 @@ def test_an_encoder_that_labelled_the_data_is_named_with_what_another_says(tmp_p
   )
   assert not warned["fad_bands"]
   alone = score_clips(of(ours, **texts), of(real), dataclasses.replace(suite, encoders=(Pitch(),)))
-  assert any("second encoder" in line for score in alone.scores for line in score.warnings)
+  told = [line for score in alone.scores for line in score.warnings]
+  assert any("no other encoder scores clip by clip" in line for line in told)
 
 
 def test_a_bad_clip_costs_itself_alone_and_is_told(tmp_path, suite):
@@ -182,12 +183,13 @@ def test_a_folder_without_a_clip_that_can_be_scored_is_refused(tmp_path, suite):
 
 def test_vectors_that_were_made_before_are_looked_up_by_the_clips_name(tmp_path, suite):
   real, ours = folder(tmp_path / "real", count=10), folder(tmp_path / "ours", seed=5)
-  rng, ids = np.random.default_rng(0), [f"{k:02d}" for k in range(10)]
+  rng = np.random.default_rng(0)
+  ids = [f"{k:02d}" for k in range(10)] + [f"ours/{k:02d}" for k in range(8)]
   np.savez(
     tmp_path / "v.npz",
     clip_ids=np.array(ids),
-    counts=np.full(10, 3),
-    vectors=rng.normal(size=(30, 5)).astype(np.float32),
+    counts=np.full(18, 3),
+    vectors=rng.normal(size=(54, 5)).astype(np.float32),
     name="clap",
     protocol="3 windows",
     fingerprint="c1",
@@ -201,6 +203,16 @@ def test_vectors_that_were_made_before_are_looked_up_by_the_clips_name(tmp_path,
   soundfile.write(ours / "99.wav", tune(300, 2.0, seed=2), RATE)
   result = score_clips(of(ours), of(real), stored)
   assert "holds no vectors of the clip '99'" in result.failed["ours/99"]
+  with pytest.raises(UserError, match=r"share the vectors of '00'.*as in 'real/00'"):
+    score_clips(of(folder(tmp_path / "real2")), of(real), stored)
+
+
+def test_files_that_hide_or_are_no_files_are_passed_over(tmp_path):
+  path = folder(tmp_path / "clips", count=2)
+  (path / ".hidden").mkdir()
+  soundfile.write(path / ".hidden/h.wav", np.zeros(100), RATE)
+  (path / "folder.wav").mkdir()
+  assert [file.id for file in audio_files(path)] == ["00", "01"]
 
 
 def test_a_missing_folder_and_two_files_of_one_name_are_refused(tmp_path):

@@ -5,8 +5,10 @@ An .npz without pickled objects:
   clip_ids     str [clips]                  vectors  float [rows, width], of any length
   counts       int [clips], rows of each    name, protocol, fingerprint  str [], of the encoder
 
-The rows of the first clip come first. The file of `joint_embedding.precomputed.Precomputed`, which
-has a vector of length 1 for each clip, and texts besides, is read as well: its name is `joint`.
+The rows of the first clip come first. An id may begin with the name of the set of clips, SET/ID,
+which it must where two sets that are compared share ids. The file of
+`joint_embedding.precomputed.Precomputed`, which has a vector of length 1 for each clip, and texts
+besides, is read as well: its name is `joint`.
 """
 
 import dataclasses
@@ -25,9 +27,13 @@ _KEYS = ("clip_ids", "counts", "vectors", "name", "protocol", "fingerprint")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stored:
-  """The vectors of the .npz at `path`. Raises UserError for a file that is not as above."""
+  """The vectors of the .npz at `path`. Raises UserError for a file that is not as above.
+
+  within: a set of clips, whose ids are looked up as WITHIN/ID first: two sets may share ids.
+  """
 
   path: str | Path
+  within: str = ""
 
   def __post_init__(self):
     _ = self._contents
@@ -53,14 +59,19 @@ class Stored:
     return tuple(self._contents.rows)
 
   def has_clip(self, clip_id: str) -> bool:
-    return clip_id in self._contents.rows
+    return self.place(clip_id) in self._contents.rows
+
+  def place(self, clip_id: str) -> str:
+    """Under which id of the file a clip is looked up."""
+    longer = f"{self.within}/{clip_id}"
+    return longer if self.within and longer in self._contents.rows else clip_id
 
   def embed_ids(self, ids: Sequence[str]) -> list[np.ndarray]:
     """For each clip float32 [rows, width]; raises UserError for an id that is not in the file."""
     for clip_id in ids:
       if not self.has_clip(clip_id):
         raise UserError(f"{self.path} holds no vectors of the clip {clip_id!r}: add it to the file")
-    return [self._contents.rows[clip_id] for clip_id in ids]
+    return [self._contents.rows[self.place(clip_id)] for clip_id in ids]
 
   @functools.cached_property
   def _contents(self) -> "_Contents":

@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from data_pipelines.parallel import Progress, no_progress
 from noise2music.errors import UserError
 
 _MOST_LINE_BYTES = 10_000
+Refine = Callable[..., Iterable[str | Dropped]]  # as `refine`
 
 
 class EmptyList(UserError):
@@ -84,19 +85,21 @@ def write_list(
   rules: Rules,
   source: str,
   about: Mapping[str, Any] | None = None,
+  refined: Refine = refine,
   progress: Progress = no_progress,
 ) -> ListSummary:
   """Refines `texts` (Raw or Dropped, as they come) and writes the three files of a vocabulary.
 
-  source: what a caption from it will give as its source. about: more to say in the JSON file.
-  Raises EmptyList where no caption is left; an older list of the name then stays as it was.
+  refined: what does it, as here or on many machines. source: what a caption from it will give as
+  its source. about: more to say in the JSON file. Raises EmptyList where no caption is left; an
+  older list of the name then stays as it was.
   """
   path, digest = list_path(out), hashlib.sha256()
   kept, dropped = 0, collections.Counter()
   with atomic_text(dropped_path(path)) as bad:
     try:
       with atomic_text(path) as good, progress("captions", 0.0, 0.0) as advance:
-        for item in refine(texts, rules=rules):
+        for item in refined(texts, rules=rules):
           advance(1.0)
           if isinstance(item, Dropped):
             dropped[item.reason] += 1

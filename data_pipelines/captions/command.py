@@ -2,19 +2,21 @@
 
 import argparse
 import dataclasses
+import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from data_pipelines.captions.caption_list import write_list
+from data_pipelines.captions.caption_list import list_path, write_list
 from data_pipelines.captions.chat import Endpoint
 from data_pipelines.captions.llm import Ask, make_llm_list
 from data_pipelines.captions.prompts import Prompt, read_prompt
-from data_pipelines.captions.refine import SHORT_RULES, Rules
+from data_pipelines.captions.refine import SHORT_RULES, Dropped, Raw, Rules, refine
 from data_pipelines.captions.spending import Limits
 from data_pipelines.captions.written import is_musiccaps, plain, rated
 from data_pipelines.manifest import LONG, SHORT
 from data_pipelines.parallel import terminal_progress
+from noise2music.errors import UserError
 
 
 def add_captions(commands) -> None:
@@ -54,6 +56,10 @@ def _add(sources, name: str, run: Callable, *, help: str) -> argparse.ArgumentPa
 def _add_kind(parser: argparse.ArgumentParser) -> None:
   help = "long: sentences, one by one; short: labels; %(default)s"
   parser.add_argument("--kind", choices=(LONG, SHORT), default=LONG, help=help)
+  help = "clean with Beam, on this runner (DirectRunner, ...), to the same bytes"
+  parser.add_argument("--runner", help=help)
+  help = "more for Beam, as --beam=--job_endpoint=HOST:PORT; repeatable"
+  parser.add_argument("--beam", action="append", default=[], metavar="OPTION", help=help)
 
 
 def _add_llm(sources) -> None:
@@ -96,9 +102,7 @@ def _rules(args: argparse.Namespace) -> Rules:
 def _text(args: argparse.Namespace) -> int:
   paths = [Path(source) for source in args.sources]
   source = ", ".join(path.name for path in paths)
-  rules = _rules(args)
-  print(write_list(args.out, plain(paths), rules=rules, source=source, progress=terminal_progress))
-  return 0
+  return _write(args, plain(paths), source=source)
 
 
 def _rater(args: argparse.Namespace) -> int:
@@ -110,8 +114,30 @@ def _rater(args: argparse.Namespace) -> int:
       file=sys.stderr,
     )
   texts = rated(table, kind=args.kind, column=args.column, split=args.split)
-  rules = _rules(args)
-  print(write_list(args.out, texts, rules=rules, source=table.name, progress=terminal_progress))
+  return _write(args, texts, source=table.name)
+
+
+def _write(args: argparse.Namespace, texts: Iterable[Raw | Dropped], *, source: str) -> int:
+  refined = refine
+  if args.runner is not None:
+    from data_pipelines.captions.refine_beam import refine_with_beam
+
+    refined = functools.partial(
+      refine_with_beam,
+      folder=list_path(args.out).with_suffix(".work").absolute(),
+      beam_args=[f"--runner={args.runner}", *args.beam],
+    )
+  elif args.beam:
+    raise UserError("--beam is for cleaning with Beam: name a --runner besides")
+  summary = write_list(
+    args.out,
+    texts,
+    rules=_rules(args),
+    source=source,
+    refined=refined,
+    progress=terminal_progress,
+  )
+  print(summary)
   return 0
 
 

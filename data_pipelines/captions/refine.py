@@ -63,20 +63,53 @@ class Rules:
 SHORT_RULES = Rules(kind=SHORT, sentences=False, similarity=1.0, least_words=1, most_characters=100)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judged:
+  """A piece of a text. reason: why it is no caption, None where it may be one.
+
+  shown: what to show of it where it is dropped.
+  """
+
+  place: str
+  text: str
+  shown: str
+  reason: str | None
+
+
 def refine(texts: Iterable[Raw | Dropped], *, rules: Rules) -> Iterator[str | Dropped]:
   """Captions in the order of the texts, and what became of all else."""
-  known = Duplicates(similarity=rules.similarity)
-  for raw in texts:
-    if isinstance(raw, Dropped):
-      yield raw
-      continue
-    pieces = list(_pieces(raw, rules=rules))
-    for piece in pieces or [""]:
-      reason = _objection(piece, rules=rules) or known.add(piece)
-      if reason is None:
-        yield piece
+
+  def judged() -> Iterator[Judged | Dropped]:
+    for raw in texts:
+      if isinstance(raw, Dropped):
+        yield raw
       else:
-        yield Dropped(place=raw.place, reason=reason, text=piece or raw.text[:200])
+        yield from judge(raw, rules=rules)
+
+  return without_duplicates(judged(), similarity=rules.similarity)
+
+
+def judge(raw: Raw, *, rules: Rules) -> Iterator[Judged]:
+  """The pieces of a text, whatever other texts there are; one, where it has none."""
+  for piece in list(_pieces(raw, rules=rules)) or [""]:
+    reason = _objection(piece, rules=rules)
+    yield Judged(place=raw.place, text=piece, shown=piece or raw.text[:200], reason=reason)
+
+
+def without_duplicates(
+  pieces: Iterable[Judged | Dropped], *, similarity: float
+) -> Iterator[str | Dropped]:
+  """Of pieces that say the same the first is kept."""
+  known = Duplicates(similarity=similarity)
+  for piece in pieces:
+    if isinstance(piece, Dropped):
+      yield piece
+      continue
+    reason = piece.reason or known.add(piece.text)
+    if reason is None:
+      yield piece.text
+    else:
+      yield Dropped(place=piece.place, reason=reason, text=piece.shown)
 
 
 def _pieces(raw: Raw, *, rules: Rules) -> Iterator[str]:

@@ -1,8 +1,13 @@
 import argparse
+import contextlib
 import dataclasses
+import functools
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,6 +104,39 @@ def test_other_engines_give_the_same_bytes(folder, local, tmp_path, monkeypatch,
   roots = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
   monkeypatch.setenv("PYTHONPATH", os.pathsep.join(roots))  # for workers, which import the encoder
   assert main(options(folder, tmp_path / "out", *runner), load=load_tiny) == 0
+  check_same(tmp_path / "out", local)
+
+
+@pytest.mark.parametrize(
+  "runner",
+  [
+    RUNNER,
+    pytest.param(
+      ["--runner=DirectRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=2"],
+      marks=pytest.mark.slow,
+    ),
+  ],
+  ids=["in one process", "worker processes"],
+)
+def test_what_was_killed_in_the_middle_is_the_same_when_run_again(folder, local, tmp_path, runner):
+  """Worker processes: the engine fails or waits for the one it has lost; it is then ended."""
+  here = Path(__file__).parent
+  command = [sys.executable, here / "killed_label.py", tmp_path / "killed"]
+  command += options(folder, tmp_path / "out", *runner)
+  env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parents[1]), str(here)])}
+  start = functools.partial(subprocess.Popen, command, env=env, start_new_session=True)
+  with start(stderr=subprocess.DEVNULL) as first:
+    try:
+      assert first.wait(90) != 0
+    except subprocess.TimeoutExpired:
+      pass
+    finally:
+      with contextlib.suppress(ProcessLookupError):
+        os.killpg(first.pid, signal.SIGKILL)
+  assert (tmp_path / "killed").exists()
+  assert not (tmp_path / "out/labels.jsonl").exists()
+  with start() as second:
+    assert second.wait() == 0
   check_same(tmp_path / "out", local)
 
 

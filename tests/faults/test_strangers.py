@@ -276,7 +276,6 @@ ARGUED = {
   ("noise2music/joint_embedding/precomputed.py", "zipfile"),
   ("noise2music/joint_embedding/request_folder.py", "zipfile"),
   ("noise2music/evaluation/embeddings.py", "zipfile"),
-  ("noise2music/evaluation/embedders/stored.py", "zipfile"),
   # Its unpickler knows three names, none of which does anything: `test_vggish_weights`. Members are
   # read as streams.
   ("noise2music/evaluation/embedders/torch_file.py", "pickle"),

@@ -163,15 +163,8 @@ def evaluate(
   for generation in generations:
     if evaluation.host_count > 1:
       generation.wait(prompts, minutes=evaluation.patience_minutes, say=say)
-    name = generation.variant.name
-    files = [File(id=p.id, path=str(generation.path(p))) for p in prompts]
-    sets.append(Clips(name=name, files=files, texts={p.id: p.text for p in prompts}))
-    say(f"scoring {name}: {len(files)} clips, {len(encoders)} encoder(s)")
-    sides = {id(side): len(side.files) for side in (sets[-1], reference, truth) if side is not None}
-    total = len(encoders) * sum(sides.values())
-    progress = Progress(f"embedding for {name}", total=total, say=say)
-    told = dataclasses.replace(suite, say=progress)
-    result = score_clips(sets[-1], reference, told, truth=truth)
+    sets.append(generation.clips(prompts))
+    result = _scored(sets[-1], reference, truth, suite, say)
     variants.append(result_of(sets[-1], result) | _of_variant(generation))
   record = {
     "provenance": provenance(evaluation, pipeline, minutes=(time.monotonic() - began) / 60),
@@ -188,12 +181,27 @@ def evaluate(
   return record
 
 
+def _scored(
+  clips: Clips, reference: Clips, truth: Clips | None, suite: Suite, say: Callable[[str], None]
+) -> Result:
+  """Says how far it is."""
+  say(f"scoring {clips.name}: {len(clips.files)} clips, {len(suite.encoders)} encoder(s)")
+  sides = {id(side): len(side.files) for side in (clips, reference, truth) if side is not None}
+  total = len(suite.encoders) * sum(sides.values())
+  progress = Progress(f"embedding for {clips.name}", total=total, say=say)
+  return score_clips(clips, reference, dataclasses.replace(suite, say=progress), truth=truth)
+
+
 def _compared_with(
   evaluation: Evaluation, prompts: Sequence[Prompted]
 ) -> tuple[Clips, Clips | None]:
   """(the clips to measure distances from, the real clips of the prompts)"""
   files = [File(id=p.id, path=str(p.truth)) for p in prompts if p.truth is not None]
   truth = Clips(name="ground_truth", files=files) if len(files) > 1 else None
+  if evaluation.kl and truth is None:
+    raise UserError(
+      f"KL compares pairs, and {evaluation.prompts} names no real clips: leave KL out"
+    )
   if evaluation.reference is not None:
     return reference_clips(evaluation.reference, split=evaluation.split), truth
   if truth is None:

@@ -155,6 +155,14 @@ class Generation:
     digest = hashlib.sha256(f"{prompted.id}\n{prompted.text}".encode()).hexdigest()[:8]
     return self.folder / f"{name}-{digest}.flac"
 
+  def clips(self, prompts: Sequence[Prompted]) -> Clips:
+    """As they are scored."""
+    return Clips(
+      name=self.variant.name,
+      files=[File(id=p.id, path=str(self.path(p))) for p in prompts],
+      texts={p.id: p.text for p in prompts},
+    )
+
   def has(self, prompted: Prompted) -> bool:
     """Whether the clip was finished: what was killed while it was written is not there at all."""
     path = self.path(prompted)

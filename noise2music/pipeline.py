@@ -141,11 +141,8 @@ class Pipeline:
     first = self.cascade.stages[0]
     duration = first.train_seconds if duration is None else duration
     seeds = _seeds(seed, len(prompts))
-    batch_size, devices = min(batch_size, len(prompts)), jax.device_count()
-    # Up to a number that the devices can share out evenly; copies fill it.
-    batch_size = next(
-      n for n in itertools.count(batch_size) if n % devices == 0 or devices % n == 0
-    )
+    devices = jax.device_count()
+    batch_size = _shared_out(min(batch_size, len(prompts)), devices=devices)
     mesh = MeshShape.sharing_out(batch_size, devices=devices).build() if devices > 1 else None
     signals = self.cascade.generate(
       self.params,
@@ -178,6 +175,11 @@ class Pipeline:
     return [
       dataclasses.replace(s, sampling=sampling.get(name, s.sampling)) for name, s in own.items()
     ]
+
+
+def _shared_out(batch_size: int, *, devices: int) -> int:
+  """Up to a number that the devices can share out evenly; copies fill it."""
+  return next(n for n in itertools.count(batch_size) if n % devices == 0 or devices % n == 0)
 
 
 def objective_of(config_text: str, *, where: str | Path = "") -> DenoisingObjective:

@@ -231,6 +231,10 @@ def test_prompts_of_a_text_file_need_a_reference(
   prompts.write_text("A chord.\n\n静かなピアノの曲。\n", encoding="utf-8")
   assert evaluate(run, prompts, tmp_path / "out") == 2
   assert "give a reference" in capsys.readouterr().err
+  kl = [f'--gin.REFERENCE="{data}"', "--gin.KL=('log_mel',)"]
+  assert evaluate(run, prompts, tmp_path / "out", *kl) == 2
+  assert "KL compares pairs" in capsys.readouterr().err
+  assert not (tmp_path / "out/generated").exists()
   assert evaluate(run, prompts, tmp_path / "out", f'--gin.REFERENCE="{data}"') == 0
   record = json.loads((tmp_path / "out/scores.json").read_text())
   assert record["prompts"] == {"00000": "A chord.", "00002": "静かなピアノの曲。"}

@@ -51,6 +51,21 @@ class EpsPrediction:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class XPrediction:
+  """The network predicts the clean signal x: what few-step students of a distillation do best.
+
+  An error d in x is an error d alpha / sigma in eps: at equal weight, x counts clean times
+  sigma^2 / alpha^2 as much.
+  """
+
+  def target(self, x: Signal, eps: Signal, *, alpha: Level, sigma: Level) -> Signal:
+    return x
+
+  def to_eps(self, output: Signal, x_t: Signal, *, alpha: Level, sigma: Level) -> Signal:
+    return (x_t - expand(alpha, x_t) * output) / expand(sigma, x_t)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class VPrediction:
   """The network predicts v = alpha eps - sigma x (Salimans and Ho, 2022, appendix D).
 

@@ -1,6 +1,7 @@
 """Which diffusion times a sampler visits: float64 [N + 1], falling from exactly 1 to exactly 0."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -20,6 +21,25 @@ class TimeSteps(Protocol):
 def _check_count(count: int, name: str) -> None:
   if count != int(count) or count < 1:
     raise ValueError(f"{name} needs a whole number of at least one step, not {count}")
+
+
+def time_of_logsnr(schedule: NoiseSchedule, logsnr: np.ndarray) -> np.ndarray:
+  """The times at which a (falling) schedule reaches the given values, by bisection."""
+  low, high = np.zeros_like(logsnr), np.ones_like(logsnr)
+  for _ in range(80):  # relative precision also of times near 1e-8
+    middle = (low + high) / 2
+    too_clean = np.asarray(schedule.logsnr(middle)) > logsnr
+    low, high = np.where(too_clean, middle, low), np.where(too_clean, high, middle)
+  return (low + high) / 2
+
+
+def _within(schedule: NoiseSchedule, low: float, high: float, name: str) -> None:
+  """Raises ValueError where log-SNR from low to high leaves what the schedule has."""
+  least, most = (float(v) for v in np.asarray(schedule.logsnr(np.array([1.0, 0.0]))))
+  if not least < low < high < most:
+    raise ValueError(
+      f"{name} ({low:.4g}, {high:.4g}) must lie within the schedule's ({least:.4g}, {most:.4g})"
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,24 +113,40 @@ class UniformLogSnrSteps:
 
   def times(self, schedule: NoiseSchedule) -> np.ndarray:
     """Raises ValueError where `inner` leaves the range of the schedule."""
-    low, high = (float(v) for v in np.asarray(schedule.logsnr(np.array([1.0, 0.0]))))
     if self.inner is None:
-      between = np.linspace(low, high, int(self.count) + 1)[1:-1]
+      ends = np.asarray(schedule.logsnr(np.array([1.0, 0.0])))
+      between = np.linspace(*ends, int(self.count) + 1)[1:-1]
     else:
-      if not low < self.inner[0] < self.inner[1] < high:
-        raise ValueError(
-          f"UniformLogSnrSteps.inner {self.inner} must lie within the schedule's "
-          f"({low:.4g}, {high:.4g})"
-        )
+      _within(schedule, *self.inner, "UniformLogSnrSteps.inner")
       between = np.linspace(*self.inner, int(self.count) - 1)
-    return np.concatenate([[1.0], _time_of_logsnr(schedule, between), [0.0]])
+    return np.concatenate([[1.0], time_of_logsnr(schedule, between), [0.0]])
 
 
-def _time_of_logsnr(schedule: NoiseSchedule, logsnr: np.ndarray) -> np.ndarray:
-  """The times at which a (falling) schedule reaches the given values, by bisection."""
-  low, high = np.zeros_like(logsnr), np.ones_like(logsnr)
-  for _ in range(80):  # relative precision also of times near 1e-8
-    middle = (low + high) / 2
-    too_clean = np.asarray(schedule.logsnr(middle)) > logsnr
-    low, high = np.where(too_clean, middle, low), np.where(too_clean, high, middle)
-  return (low + high) / 2
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EDMSteps:
+  """`count` steps between equal distances of n^(1 / rho), n = sigma / alpha (Karras et al., 2022,
+  equation 5). The first step comes down from pure noise to sigma_max, the last ends at 0.
+
+  rho: 7 in that paper; the larger, the shorter the steps near sigma_min. sigma_max, sigma_min: of
+    data whose standard deviation is 0.5, as theirs.
+  """
+
+  count: int
+  rho: float = 7.0
+  sigma_max: float = 80.0
+  sigma_min: float = 0.002
+
+  def __post_init__(self):
+    _check_count(self.count, "EDMSteps")
+    if self.count < 3 or not self.rho > 0 or not 0 < self.sigma_min < self.sigma_max:
+      raise ValueError(
+        f"EDMSteps needs at least 3 steps, rho above 0 and 0 < sigma_min < sigma_max, not {self}"
+      )
+
+  def times(self, schedule: NoiseSchedule) -> np.ndarray:
+    """Raises ValueError where the sigmas leave the range of the schedule."""
+    low, high = -2 * math.log(self.sigma_max), -2 * math.log(self.sigma_min)
+    _within(schedule, low, high, "log-SNR of EDMSteps")
+    ends = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+    sigmas = np.linspace(*ends, int(self.count) - 1) ** self.rho
+    return np.concatenate([[1.0], time_of_logsnr(schedule, -2 * np.log(sigmas)), [0.0]])

@@ -98,7 +98,7 @@ class Planner:
       clips=self.clips,
       clip_seconds=self.clip_seconds,
       sample_chips=sample_on.chips,
-      sampling_steps=len(stage.sampling.time_steps.times(stage.noise_schedule)) - 1,
+      sampling_steps=stage.sampling.calls,
       sample=self._sample(training, setup, sample_on, compiling=compiling) if self.clips else None,
     )
 
@@ -146,7 +146,7 @@ class Planner:
       seconds=self.clip_seconds,
     )
     stage = training.objective.stage
-    steps = len(stage.sampling.time_steps.times(stage.noise_schedule)) - 1
+    steps = stage.sampling.calls
     arrays = {k: v for k, v in arguments.items() if k != "steps"}
     with rules.activate(mesh):
       flops = count_flops(

@@ -298,7 +298,7 @@ def override(stage: Stage, *, steps: int | None, cfg_scale: float | None) -> Sam
       grid = dataclasses.replace(sampling.time_steps, count=steps)
     sampling = dataclasses.replace(sampling, sampler=DPMSolverPP2M(), time_steps=grid)
   if cfg_scale is not None and stage.text is not None:
-    sampling = dataclasses.replace(sampling, guidance_scale=cfg_scale)
+    sampling = sampling.guided(cfg_scale)
   return sampling
 
 

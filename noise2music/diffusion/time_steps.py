@@ -12,10 +12,13 @@ from noise2music.typing import NoiseSchedule
 
 @runtime_checkable
 class TimeSteps(Protocol):
-  """A grid of N steps."""
+  """A grid of `count` steps."""
+
+  @property
+  def count(self) -> int: ...
 
   def times(self, schedule: NoiseSchedule) -> np.ndarray:
-    """float64 [N + 1], strictly falling, first 1.0, last 0.0."""
+    """float64 [count + 1], strictly falling, first 1.0, last 0.0."""
 
 
 def _check_count(count: int, name: str) -> None:
@@ -66,6 +69,10 @@ class SegmentedSteps:
     sum_of_totals = sum(total for total, _ in self.segments)
     if abs(sum_of_totals - 1.0) > 1e-6:
       raise ValueError(f"the totals of the segments must add up to 1, not to {sum_of_totals:.6g}")
+
+  @property
+  def count(self) -> int:
+    return sum(int(count) for _, count in self.segments)
 
   def times(self, schedule: NoiseSchedule) -> np.ndarray:
     sizes = np.concatenate([np.full(int(count), total / count) for total, count in self.segments])

@@ -19,7 +19,9 @@ class Sampling:
   """How a stage is sampled (paper, Tables 3 and 7).
 
   time_steps: the grid from 1 to 0. sampler: the solver, with its gamma. guidance_scale: w of
-  `w eps(x, text) + (1 - w) eps(x)`; 1 is no guidance. clip_percentile: of |x| in a clip, for
+  `w eps(x, text) + (1 - w) eps(x)`; 1 is no guidance. guidance_interval: (low, high) log-SNR where
+  it guides; elsewhere the text alone speaks, at half the cost. guidance_rescale: in [0, 1], how much
+  of the loudness that guidance adds is taken back. clip_percentile: of |x| in a clip, for
   dynamic clipping of the predicted signal; None leaves it alone. keep_low_band: every predicted
   waveform gets back the band that its low-fidelity condition holds, so that the stage adds to what
   it was given and cannot lose it. start_noise: standard deviation of the noise that sampling starts
@@ -32,6 +34,8 @@ class Sampling:
   time_steps: Any = UniformSteps(count=100)
   sampler: Sampler = Ancestral(gamma=0.0)
   guidance_scale: float = 1.0
+  guidance_interval: tuple[float, float] | None = None
+  guidance_rescale: float = 0.0
   clip_percentile: float | None = 99.5
   keep_low_band: bool = False
   start_noise: float = 1.0
@@ -39,6 +43,22 @@ class Sampling:
   def __post_init__(self):
     if not math.isfinite(self.guidance_scale):
       raise ValueError(f"guidance_scale must be a finite number, got {self.guidance_scale}")
+    if self.guidance_interval is not None:
+      object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
+      if (
+        len(self.guidance_interval) != 2
+        or not self.guidance_interval[0] < self.guidance_interval[1]
+      ):
+        raise ValueError(
+          f"guidance_interval must be (low, high) log-SNR, got {self.guidance_interval}"
+        )
+    if not 0 <= self.guidance_rescale <= 1:
+      raise ValueError(f"guidance_rescale must lie in [0, 1], got {self.guidance_rescale}")
+    if self.guidance_scale == 1 and (self.guidance_interval or self.guidance_rescale):
+      raise ValueError(
+        "guidance_interval and guidance_rescale shape guidance, and a guidance_scale of 1 is none:"
+        " raise the scale or leave them out"
+      )
     if self.clip_percentile is not None and not 0 < self.clip_percentile <= 100:
       raise ValueError(
         f"clip_percentile must lie in (0, 100], or be None to leave the signal alone, got"
@@ -46,6 +66,19 @@ class Sampling:
       )
     if not 0 <= self.start_noise <= 1:
       raise ValueError(f"start_noise must lie in [0, 1], got {self.start_noise}")
+
+  @property
+  def calls(self) -> int:
+    """How often the network is asked, the two of guidance counted once."""
+    return self.sampler.calls(self.time_steps.count)
+
+  def guided(self, scale: float) -> "Sampling":
+    """The same with another guidance scale; with 1, what would shape guidance goes too."""
+    if scale == 1:
+      return dataclasses.replace(
+        self, guidance_scale=1.0, guidance_interval=None, guidance_rescale=0.0
+      )
+    return dataclasses.replace(self, guidance_scale=scale)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -49,7 +49,7 @@ class Preview:
         steps=steps,
         text=text,
         signals=self.objective.source_signals(batch),
-        sampling=dataclasses.replace(stage.sampling, guidance_scale=scale),
+        sampling=stage.sampling.guided(scale),
       )
     return self._samples(signals)
 

@@ -23,7 +23,9 @@ def test_predict_x_inverts_diffuse():
   np.testing.assert_allclose(x[2], X[2], atol=5e-4)  # 1 / alpha = 1000
 
 
-@pytest.mark.parametrize("prediction", [gaussian.EpsPrediction(), gaussian.VPrediction()])
+@pytest.mark.parametrize(
+  "prediction", [gaussian.EpsPrediction(), gaussian.VPrediction(), gaussian.XPrediction()]
+)
 def test_a_perfect_output_gives_back_eps(prediction):
   x_t = gaussian.diffuse(X, EPS, alpha=ALPHA, sigma=SIGMA)
   output = prediction.target(X, EPS, alpha=ALPHA, sigma=SIGMA)

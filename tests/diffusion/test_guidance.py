@@ -5,6 +5,7 @@ import pytest
 from diffusion_grids import COSINE, LINEAR
 
 from noise2music.diffusion import gaussian, guidance
+from noise2music.diffusion.time_steps import time_of_logsnr
 
 X_T = jax.random.normal(jax.random.key(3), (2, 100, 1))
 T = jnp.array([0.3, 0.6])
@@ -20,6 +21,42 @@ def test_guide_by_hand():
   for both in (guidance.in_one(with_and_without), turns):
     eps = guidance.guide(both, scale=5.0)(X_T, T)
     np.testing.assert_allclose(eps, 5 * 2 * X_T - 4, rtol=1e-5, atol=1e-5)
+
+
+def test_rescaled_guidance_is_as_loud_as_the_condition_alone():
+  cond, uncond = (
+    exact(x, COSINE) for x in (X_T * 0.3, jax.random.normal(jax.random.key(9), (2, 100, 1)))
+  )
+  both = guidance.in_turn(cond, uncond)
+  alpha, sigma = COSINE.alpha(T), COSINE.sigma(T)
+  x_of = lambda eps_fn: gaussian.predict_x(X_T, eps_fn(X_T, T), alpha=alpha, sigma=sigma)  # noqa: E731
+  deviation = lambda eps_fn: np.std(x_of(eps_fn), axis=(1, 2))  # noqa: E731
+  plain = guidance.guide(both, scale=6.0)
+  whole, half = (
+    guidance.guide(both, scale=6.0, rescale=rescale, schedule=COSINE) for rescale in (1.0, 0.5)
+  )
+  assert (deviation(plain) > 5 * deviation(cond)).all()
+  np.testing.assert_allclose(deviation(whole), deviation(cond), rtol=1e-4)
+  np.testing.assert_allclose(deviation(half), (deviation(cond) + deviation(plain)) / 2, rtol=1e-4)
+  np.testing.assert_allclose(x_of(half), (x_of(plain) + x_of(whole)) / 2, atol=1e-4)
+
+
+def test_guidance_within_an_interval_spares_the_other_call():
+  called = []
+
+  def inside(x, t):
+    jax.debug.callback(lambda: called.append("inside"))
+    return 2 * x
+
+  eps_fn = jax.jit(guidance.within(inside, lambda x, t: x, logsnr=(-1.0, 1.0), schedule=COSINE))
+  at = lambda logsnr: jnp.full(2, time_of_logsnr(COSINE, np.array([logsnr])), jnp.float32)  # noqa: E731
+  for logsnr, factor in ((-3.0, 1), (-0.9, 2), (0.9, 2), (3.0, 1)):
+    called.clear()
+    np.testing.assert_allclose(eps_fn(X_T, at(logsnr)), factor * X_T)
+    jax.effects_barrier()
+    assert len(called) == factor - 1
+  with pytest.raises(ValueError, match="low < high"):
+    guidance.within(inside, inside, logsnr=(1.0, -1.0), schedule=COSINE)
 
 
 def exact(x, schedule):

@@ -1,6 +1,7 @@
 """Both routes end to end with fresh parameters, and the promises about seeds."""
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -133,6 +134,32 @@ def test_guidance_of_one_ignores_the_unconditional_branch() -> None:
     2 * count_flops(lambda: clip(1.0)), rel=0.01
   )
   np.testing.assert_allclose(clip(1.0), clip(1 + 1e-6), atol=1e-4)
+
+
+def test_guidance_far_from_its_interval_is_none_and_within_it_is_whole() -> None:
+  objective = tiny.objective("waveform_generator")
+  params = random_params(objective, seed=0)
+  text = objective.text_conditioner.text(
+    params["text_encoder"],
+    *objective.text_conditioner.tokenize(["a jig"], length=32),
+    keep=np.ones(1, bool),
+  )
+
+  def clip(**settings):
+    sampling = dataclasses.replace(tiny.SAMPLING, clip_percentile=None, **settings)
+    keys = clip_keys([3], stage_name="s")
+    return np.asarray(
+      sample(objective.stage, params["network"], keys=keys, steps=64, text=text, sampling=sampling)
+    )
+
+  guided, plain = clip(guidance_scale=4.0), clip(guidance_scale=1.0)
+  assert np.abs(guided - plain).max() > 1e-2
+  clip = functools.partial(clip, guidance_scale=4.0)
+  np.testing.assert_allclose(clip(guidance_interval=(30.0, 40.0)), plain, atol=1e-5)
+  np.testing.assert_allclose(clip(guidance_interval=(-30.0, 40.0)), guided, atol=1e-5)
+  rescaled = clip(guidance_rescale=1.0)
+  assert np.abs(rescaled - guided).max() > 1e-3
+  assert np.std(rescaled) < np.std(guided)
 
 
 @pytest.mark.parametrize("clip_percentile", [None, 99.0])

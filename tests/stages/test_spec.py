@@ -63,6 +63,10 @@ def test_refuses_what_it_could_not_honour(changes: dict, message: str) -> None:
   "settings",
   [
     {"guidance_scale": float("nan")},
+    {"guidance_scale": 2.0, "guidance_interval": (3.0, -3.0)},
+    {"guidance_scale": 2.0, "guidance_rescale": 1.5},
+    {"guidance_interval": (-3.0, 3.0)},
+    {"guidance_rescale": 0.5},
     {"clip_percentile": 0.0},
     {"clip_percentile": 101.0},
     {"start_noise": -0.1},
@@ -70,7 +74,7 @@ def test_refuses_what_it_could_not_honour(changes: dict, message: str) -> None:
   ],
 )
 def test_sampling_refuses_numbers_that_mean_nothing(settings: dict) -> None:
-  with pytest.raises(ValueError, match=next(iter(settings))):
+  with pytest.raises(ValueError, match=list(settings)[-1]):
     Sampling(**settings)
 
 

@@ -43,46 +43,45 @@ def guide(
 ) -> EpsFn:
   """Classifier-free guidance: eps = w eps(x, c) + (1 - w) eps(x, none) (Ho and Salimans, 2022).
 
-  scale: w. rescale: strong guidance makes the predicted signal louder than any that was learnt. The
-  share `rescale`, in [0, 1], of it is brought to the standard deviation that a clip's signal has
-  with the condition alone (Lin et al., 2024, section 3.4). schedule: needed for that.
+  scale: w, of all clips or [batch] of each. rescale: strong guidance makes the predicted signal
+  louder than any that was learnt. The share `rescale`, in [0, 1], of it is brought to the standard
+  deviation that a clip's signal has with the condition alone (Lin et al., 2024, section 3.4).
+  schedule: needed for that.
   """
 
   def guided(x_t: Signal, t: Level) -> Signal:
     cond, uncond = both(x_t, t)
-    eps = scale * cond + (1 - scale) * uncond
+    w = gaussian.expand(scale, x_t) if jnp.ndim(scale) else scale
+    eps = w * cond + (1 - w) * uncond
     if not rescale:
       return eps
     levels = {"alpha": schedule.alpha(t), "sigma": schedule.sigma(t)}
-    of_x = lambda e: _deviation(gaussian.predict_x(x_t, e, **levels))  # noqa: E731
-    tiny = jnp.finfo(jnp.float32).tiny
-    factor = 1 - rescale + rescale * of_x(cond) / jnp.maximum(of_x(eps), tiny)
-    louder = lambda x: x * gaussian.expand(factor, x)  # noqa: E731
-    return change_prediction(lambda x_t, t: eps, louder, schedule=schedule)(x_t, t)
+    deviation = lambda e: jnp.std(gaussian.predict_x(x_t, e, **levels), axis=(1, 2))  # noqa: E731
+    loud = jnp.maximum(deviation(eps), jnp.finfo(jnp.float32).tiny)
+    factor = gaussian.expand(1 - rescale + rescale * deviation(cond) / loud, eps)
+    return change_prediction(lambda *_: eps, lambda x: x * factor, schedule=schedule)(x_t, t)
 
   return guided
 
 
-def _deviation(x: Signal) -> Level:
-  """Standard deviation of each clip."""
-  return jnp.std(x, axis=tuple(range(1, x.ndim)))
-
-
 def within(
-  inside: EpsFn, outside: EpsFn, *, logsnr: tuple[float, float], schedule: NoiseSchedule
+  guided: Callable[[Scale], EpsFn],
+  plain: EpsFn,
+  *,
+  scale: Scale,
+  logsnr: tuple[float, float],
+  schedule: NoiseSchedule,
 ) -> EpsFn:
-  """`inside` where the log-SNR lies in the interval, else `outside`, of which only one is computed.
-
-  Guidance limited to an interval (Kynkaanniemi et al., 2024) draws fewer clips alike and spares the
-  second call elsewhere. The first clip's t stands for all: samplers give every clip the same.
+  """`guided(scale)` where the log-SNR of a clip lies in the interval, else `plain` (the condition
+  alone), which is all that is computed once every clip is outside (Kynkaanniemi et al., 2024).
   """
   low, high = logsnr
-  if not low < high:
-    raise ValueError(f"an interval of log-SNR needs low < high, not {logsnr}")
 
   def chosen(x_t: Signal, t: Level) -> Signal:
-    level = schedule.logsnr(t[0])
-    return jax.lax.cond((low <= level) & (level <= high), inside, outside, x_t, t)
+    level = schedule.logsnr(t)
+    inside = (low <= level) & (level <= high)
+    some = guided(jnp.where(inside, scale, 1.0))
+    return jax.lax.cond(jnp.any(inside), some, plain, x_t, t)
 
   return chosen
 

@@ -120,11 +120,18 @@ def _sample(stage, steps, sampling, network_params, keys, scale, text, negative_
       both = guidance.in_one(predict(text=texts, signals=twice))
     else:
       both = guidance.in_turn(*(predict(text=each, signals=signals) for each in (text, away)))
-    schedule = stage.noise_schedule
-    eps_fn = guidance.guide(both, scale=scale, rescale=sampling.guidance_rescale, schedule=schedule)
+    guided = functools.partial(
+      guidance.guide, both, rescale=sampling.guidance_rescale, schedule=stage.noise_schedule
+    )
+    eps_fn = guided(scale=scale)
     if sampling.guidance_interval is not None:
-      plain = predict(text=text, signals=signals)
-      eps_fn = guidance.within(eps_fn, plain, logsnr=sampling.guidance_interval, schedule=schedule)
+      eps_fn = guidance.within(
+        lambda scale: guided(scale=scale),
+        predict(text=text, signals=signals),
+        scale=scale,
+        logsnr=sampling.guidance_interval,
+        schedule=stage.noise_schedule,
+      )
   if sampling.keep_low_band:
     eps_fn = _keeping_low_band(eps_fn, stage, signals[stage.low_band])
   if sampling.clip_percentile is not None:

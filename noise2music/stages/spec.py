@@ -20,8 +20,8 @@ class Sampling:
 
   time_steps: the grid from 1 to 0. sampler: the solver, with its gamma. guidance_scale: w of
   `w eps(x, text) + (1 - w) eps(x)`; 1 is no guidance. guidance_interval: (low, high) log-SNR where
-  it guides; elsewhere the text alone speaks, at half the cost. guidance_rescale: in [0, 1], how much
-  of the loudness that guidance adds is taken back. clip_percentile: of |x| in a clip, for
+  it guides; elsewhere the text alone speaks, at half the cost. guidance_rescale: in [0, 1], how
+  much of the loudness that guidance adds is taken back. clip_percentile: of |x| in a clip, for
   dynamic clipping of the predicted signal; None leaves it alone. keep_low_band: every predicted
   waveform gets back the band that its low-fidelity condition holds, so that the stage adds to what
   it was given and cannot lose it. start_noise: standard deviation of the noise that sampling starts

@@ -11,7 +11,7 @@ from jaxtyping import Num, Shaped
 from noise2music.diffusion import gaussian
 from noise2music.typing import Array, EpsFn, Level, NoiseSchedule, Signal
 
-Scale: TypeAlias = float | Num[Array, ""]  # w; it may be traced
+Scale: TypeAlias = float | Num[Array, ""] | Level  # w; it may be traced, or differ by clip
 # (x_t, t) -> (eps with the condition, eps without)
 BothEpsFn: TypeAlias = Callable[[Signal, Level], tuple[Signal, Signal]]
 

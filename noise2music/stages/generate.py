@@ -109,12 +109,48 @@ def _sample(stage, steps, sampling, network_params, keys, scale, text, negative_
     """Step -1 is the start; the sampler's own steps count from 0."""
     return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, step + 1), shape))(keys)
 
+  eps_fn = guided_denoiser(
+    stage,
+    network_params,
+    sampling=sampling,
+    scale=scale,
+    text=text,
+    negative_text=negative_text,
+    signals=signals,
+    steps=padded,
+  )
+  x = sampling.sampler(
+    eps_fn,
+    sampling.start_noise * noise_fn(-1),
+    times=sampling.time_steps.times(stage.noise_schedule),
+    schedule=stage.noise_schedule,
+    noise_fn=noise_fn,
+  )
+  return x[:, :steps]
+
+
+def guided_denoiser(
+  stage: Stage,
+  network_params: n2m.PyTree,
+  *,
+  sampling: Sampling,
+  scale: guidance.Scale,
+  text: Text | None,
+  negative_text: Text | None = None,
+  signals: Mapping[str, n2m.OtherSignal],
+  steps: int,
+) -> n2m.EpsFn:
+  """The network with all that `sampling` wraps around it: guidance, the low band, clipping.
+
+  scale: of guidance, where `sampling` guides at all. signals: as the network takes them. steps:
+  length of x_t.
+  """
   if sampling.guidance_scale == 1:
     eps_fn = denoiser(stage, network_params, text=text, signals=signals)
   else:
     away = negative_text or dataclasses.replace(text, keep=jnp.zeros_like(text.keep))
     predict = functools.partial(denoiser, stage, network_params)
-    if stage.network.weights_prevail(network_params, steps=padded):
+    if stage.network.weights_prevail(network_params, steps=steps):
       texts = jax.tree.map(guidance.paired, text, away)
       twice = {name: guidance.paired(signal, signal) for name, signal in signals.items()}
       both = guidance.in_one(predict(text=texts, signals=twice))
@@ -141,14 +177,7 @@ def _sample(stage, steps, sampling, network_params, keys, scale, text, negative_
       percentile=sampling.clip_percentile,
       limit=stage.target.limit,
     )
-  x = sampling.sampler(
-    eps_fn,
-    sampling.start_noise * noise_fn(-1),
-    times=sampling.time_steps.times(stage.noise_schedule),
-    schedule=stage.noise_schedule,
-    noise_fn=noise_fn,
-  )
-  return x[:, :steps]
+  return eps_fn
 
 
 def _keeping_low_band(eps_fn: n2m.EpsFn, stage: Stage, low: n2m.Signal) -> n2m.EpsFn:

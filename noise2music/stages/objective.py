@@ -20,8 +20,10 @@ from noise2music import batch as batch_lib
 from noise2music import typing as n2m
 from noise2music.audio.framing import fit, padded_length, valid_mask
 from noise2music.diffusion import gaussian, losses
+from noise2music.errors import UserError
 from noise2music.sharding.rows import by_rows
 from noise2music.stages.conditioning import Text, align_signal, augment, network_inputs
+from noise2music.stages.distillation import TEACHER, Distillation, lesson
 from noise2music.stages.spec import Stage
 from noise2music.stages.text_conditioner import EmbeddedAhead, TextConditioner
 
@@ -50,12 +52,15 @@ class DenoisingObjective:
   """Trains one stage; implements `typing.Objective`.
 
   The parameters are `{"network": ..., "text_encoder": ...}`, the latter where the stage has a text
-  condition whose encoder runs in the step. sample_rate_hz: of the batches' audio.
+  condition whose encoder runs in the step. sample_rate_hz: of the batches' audio. distillation: the
+  stage learns from another run of it in place of the clips alone; then the teacher's network lies
+  beside its own while it trains, and the text encoder, which they share, stays as it is.
   """
 
   stage: Stage
   text_conditioner: TextConditioner | EmbeddedAhead | None = None
   sample_rate_hz: int = 24_000
+  distillation: Distillation | None = None
 
   def __post_init__(self):
     if (self.stage.text is None) != (self.text_conditioner is None):
@@ -63,6 +68,12 @@ class DenoisingObjective:
         f"stage {self.stage.name!r} "
         + ("has a text condition and needs a" if self.stage.text else "takes no text, drop the")
         + " text_conditioner"
+      )
+    if self.distillation is not None and self.stage.prediction == gaussian.EpsPrediction():
+      raise UserError(
+        "a student whose steps are long cannot predict eps, which says nothing of the signal near t"
+        " = 1: set Stage.prediction to @gaussian.VPrediction(), and Teacher.prediction to what the"
+        " teacher's network predicts"
       )
 
   def init(self, key: n2m.Key, batch: n2m.Batch) -> n2m.PyTree:
@@ -86,10 +97,17 @@ class DenoisingObjective:
     )
     t = jnp.zeros(inputs.shape[:1])
     params["network"] = self.stage.network.init(network_key, inputs, t, **entries)["params"]
+    if self.distillation is not None:
+      params[TEACHER] = params["network"]
     return params
 
   def pretrained(self, params: n2m.PyTree) -> n2m.PyTree:
-    """Fresh parameters with those of a text encoder checkpoint put in, outside of any jit."""
+    """Fresh parameters with those put in that begin elsewhere, outside of any jit: the teacher's,
+    or those of a text encoder's checkpoint."""
+    if self.distillation is not None:
+      taught = self.distillation.teacher.params()
+      # Copied, since training gives the student's buffers away with every step.
+      return {**params, **taught, TEACHER: jax.tree.map(jnp.array, taught["network"])}
     if TEXT_ENCODER not in params:
       return params
     return {**params, TEXT_ENCODER: self.text_conditioner.pretrained(params[TEXT_ENCODER])}
@@ -108,6 +126,7 @@ class DenoisingObjective:
     dataset: fingerprint of what they were trained on. folder: of the run. Raises UserError where
     the encoder is not in the checkpoint and cannot be had elsewhere.
     """
+    params = {room: tree for room, tree in params.items() if room != TEACHER}
     if self.text_conditioner is None:
       return params
     encoder = params.get(TEXT_ENCODER)
@@ -122,8 +141,11 @@ class DenoisingObjective:
 
   def trainable(self, params: n2m.PyTree) -> n2m.PyTree:
     train_text = self.text_conditioner is not None and self.text_conditioner.trainable
+    train_text &= self.distillation is None
     return {
-      room: jax.tree.map(lambda _, room=room: room == "network" or train_text, tree)
+      room: jax.tree.map(
+        lambda _, room=room: room == "network" or (room == TEXT_ENCODER and train_text), tree
+      )
       for room, tree in params.items()
     }
 
@@ -163,7 +185,10 @@ class DenoisingObjective:
   def loss(
     self, params: n2m.PyTree, batch: n2m.Batch, key: n2m.Key
   ) -> tuple[jax.Array, Mapping[str, Any]]:
-    """Mean over clips of w(t) |prediction - target|^2, t ~ U[0, 1] (paper, equation 3)."""
+    """Mean over clips of w(t) |prediction - target|^2, t ~ U[0, 1] (paper, equation 3).
+
+    In a distillation t is drawn from the student's steps, and the target is that of its teacher.
+    """
     stage = self.stage
     ids = jnp.asarray(batch[batch_lib.CLIP_ID])
     fold = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i[0]), i[1]))
@@ -176,13 +201,20 @@ class DenoisingObjective:
       keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - stage.text.dropout))(drop_keys)
       text = self.text(params, batch, keep=keep)
 
-    t = jax.vmap(jax.random.uniform)(time_keys)
     eps = jax.vmap(lambda k: jax.random.normal(k, example.x.shape[1:]))(noise_keys)
-    alpha, sigma = stage.noise_schedule.alpha(t), stage.noise_schedule.sigma(t)
-    x_t = gaussian.diffuse(example.x, eps, alpha=alpha, sigma=sigma)
+    if self.distillation is None:
+      t = jax.vmap(jax.random.uniform)(time_keys)
+      x = example.x
+      alpha, sigma = stage.noise_schedule.alpha(t), stage.noise_schedule.sigma(t)
+      x_t = gaussian.diffuse(x, eps, alpha=alpha, sigma=sigma)
+    else:
+      signals = example.signals  # as sampling gives them
+      denoise = functools.partial(lesson, self.distillation, stage, params, text=text)
+      t, x_t, x, eps = denoise(example.x, eps, keys=time_keys, signals=signals)
+      alpha, sigma = stage.noise_schedule.alpha(t), stage.noise_schedule.sigma(t)
     inputs, entries = network_inputs(x_t, conditions=stage.conditions, signals=signals, text=text)
     output = stage.network.apply({"params": params["network"]}, inputs, t, **entries)
-    target = stage.prediction.target(example.x, eps, alpha=alpha, sigma=sigma)
+    target = stage.prediction.target(x, eps, alpha=alpha, sigma=sigma)
     weigh = functools.partial(
       losses.denoising_loss,
       target=target,

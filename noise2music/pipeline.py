@@ -293,9 +293,9 @@ def override(stage: Stage, *, steps: int | None, cfg_scale: float | None) -> Sam
   """The stage's sampling with what the caller asked for in place of its own."""
   sampling = stage.sampling
   if steps is not None:
-    grid = UniformLogSnrSteps(count=steps)
-    if isinstance(sampling.time_steps, UniformLogSnrSteps) and steps > 2:
-      grid = dataclasses.replace(sampling.time_steps, count=steps)
+    own = sampling.time_steps
+    grid = own if isinstance(own, UniformLogSnrSteps) else UniformLogSnrSteps(count=steps)
+    grid = grid.of(steps)
     sampling = dataclasses.replace(sampling, sampler=DPMSolverPP2M(), time_steps=grid)
   if cfg_scale is not None and stage.text is not None:
     sampling = sampling.guided(cfg_scale)

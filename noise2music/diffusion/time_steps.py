@@ -17,6 +17,9 @@ class TimeSteps(Protocol):
   @property
   def count(self) -> int: ...
 
+  def of(self, count: int) -> "TimeSteps":
+    """A grid of the same kind with another number of steps."""
+
   def times(self, schedule: NoiseSchedule) -> np.ndarray:
     """float64 [count + 1], strictly falling, first 1.0, last 0.0."""
 
@@ -74,6 +77,20 @@ class SegmentedSteps:
   def count(self) -> int:
     return sum(int(count) for _, count in self.segments)
 
+  def of(self, count: int) -> "SegmentedSteps":
+    """Each segment gets its share of `count`; a segment left without a step joins its neighbour."""
+    _check_count(count, "SegmentedSteps")
+    ends = np.cumsum([0, *(count for _, count in self.segments)]) * (count / self.count)
+    segments, waiting = [], 0.0
+    for (total, _), steps in zip(self.segments, np.diff(np.round(ends)), strict=True):
+      waiting += total
+      if steps:
+        segments.append((waiting, int(steps)))
+        waiting = 0.0
+    if waiting:
+      segments[-1] = (segments[-1][0] + waiting, segments[-1][1])
+    return dataclasses.replace(self, segments=tuple(segments))
+
   def times(self, schedule: NoiseSchedule) -> np.ndarray:
     sizes = np.concatenate([np.full(int(count), total / count) for total, count in self.segments])
     if self.back_heavy:
@@ -91,6 +108,9 @@ class UniformSteps:
 
   def __post_init__(self):
     _check_count(self.count, "UniformSteps")
+
+  def of(self, count: int) -> "UniformSteps":
+    return dataclasses.replace(self, count=count)
 
   def times(self, schedule: NoiseSchedule) -> np.ndarray:
     return np.linspace(1.0, 0.0, int(self.count) + 1)
@@ -117,6 +137,10 @@ class UniformLogSnrSteps:
         "UniformLogSnrSteps.inner needs low < high and at least 3 steps, "
         f"not {self.inner} in {self.count} steps"
       )
+
+  def of(self, count: int) -> "UniformLogSnrSteps":
+    """Without `inner` where there are too few steps for it."""
+    return dataclasses.replace(self, count=count, inner=self.inner if count >= 3 else None)
 
   def times(self, schedule: NoiseSchedule) -> np.ndarray:
     """Raises ValueError where `inner` leaves the range of the schedule."""
@@ -149,6 +173,9 @@ class EDMSteps:
       raise ValueError(
         f"EDMSteps needs at least 3 steps, rho above 0 and 0 < sigma_min < sigma_max, not {self}"
       )
+
+  def of(self, count: int) -> "EDMSteps":
+    return dataclasses.replace(self, count=count)
 
   def times(self, schedule: NoiseSchedule) -> np.ndarray:
     """Raises ValueError where the sigmas leave the range of the schedule."""

@@ -39,14 +39,24 @@ class BlockInputs(NamedTuple):
 class Residual(Protocol):
   """The path around a block's two convolutions; called inside the block's compact method."""
 
+  @property
+  def before_embedding(self) -> bool:
+    """Whether it begins where the block does, before CombineEmbedding, or behind that."""
+
   def __call__(self, x: Signal, *, dtype: DTypeLike, name: str) -> Signal: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FullyConnected:
-  """Figure 5: a fully connected layer of channels x channels, which starts as the identity."""
+  """Figure 5: a fully connected layer of channels x channels, which starts as the identity.
+
+  Nothing holds back what runs through all of these layers: the norms hide its size from the loss.
+  In a network of 16 blocks and 9 M parameters it grew to 1e15 within 800 steps of Adam at 1e-3, and
+  past float32 for single clips. `Identity` adds where this multiplies.
+  """
 
   kernel_init: Initializer = axes.identity_init
+  before_embedding = False
 
   def __call__(self, x: Signal, *, dtype: DTypeLike, name: str) -> Signal:
     return dense(x.shape[-1], dtype=dtype, kernel_init=self.kernel_init, name=name)(x)
@@ -54,7 +64,9 @@ class FullyConnected:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Identity:
-  """No layer on the residual path; saves channels^2 parameters a block."""
+  """No layer on the residual path, nor CombineEmbedding's scale; saves channels^2 parameters."""
+
+  before_embedding = True
 
   def __call__(self, x: Signal, *, dtype: DTypeLike, name: str) -> Signal:
     del dtype, name
@@ -89,10 +101,12 @@ class Block(nn.Module):
     conv = functools.partial(
       Conv1D, x.shape[-1], self.kernel_size, dtype=self.dtype, pieces=self.pieces
     )
+    before = x
     x = CombineEmbedding(dtype=self.dtype, name="combine")(x, inputs.embedding)
     h = keep(conv(name="conv_1")(norm(name="norm_1")(x)))
     h = conv(kernel_init=axes.zeros_init, name="conv_2")(norm(name="norm_2")(h))
-    x = h + self.residual(x, dtype=self.dtype, name="residual")
+    around = before if self.residual.before_embedding else x
+    x = h + self.residual(around, dtype=self.dtype, name="residual")
     return axes.constrain(cut(self._attend(join(x, self.pieces), inputs), self.pieces))
 
   def _attend(self, x: Signal, inputs: BlockInputs) -> Signal:

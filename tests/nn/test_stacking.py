@@ -131,3 +131,28 @@ def test_a_fresh_block_passes_its_input_on_with_either_residual_path():
   np.testing.assert_allclose(y, X, atol=1e-6)
   assert params.pop("residual")["kernel"].tolist() == np.eye(4).tolist()
   np.testing.assert_allclose(jax.jit(without.apply)({"params": params}, X, INPUTS), y, atol=1e-6)
+
+
+def test_the_size_of_a_signal_is_multiplied_by_one_residual_path_and_not_by_the_other():
+  """Why a long network of the one can leave float32, and one of the other cannot."""
+  sizes = {}
+  for residual in (FullyConnected(), Identity()):
+    block = Block(
+      kernel_size=3,
+      groups=2,
+      heads=2,
+      self_attention=False,
+      cross_attention=False,
+      residual=residual,
+    )
+    x = X
+    for depth in range(20):
+      key = jax.random.fold_in(KEY, depth)
+      fresh = nn.meta.unbox(block.init(key, X, INPUTS))["params"]
+      leaves, tree = jax.tree.flatten(fresh)
+      keys = jax.random.split(key, len(leaves))
+      moved = [leaf + 0.3 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys)]
+      x = block.apply({"params": jax.tree.unflatten(tree, moved)}, x, INPUTS)
+    sizes[type(residual)] = float(jnp.abs(x).max() / jnp.abs(X).max())
+  assert sizes[FullyConnected] > 1e4
+  assert sizes[Identity] < 100

@@ -228,7 +228,7 @@ def samplings(pipeline: Pipeline, variant: Variant) -> dict[str, Sampling]:
 
   Raises UserError where it names a stage that is not there, or guides one that hears no text.
   """
-  stages = {stage.name: stage for stage in pipeline.cascade.stages}
+  stages = {stage.name: stage for stage in pipeline.sampled_by(variant.sampling)}
   if variant.stage is not None and variant.stage not in stages:
     raise UserError(f"the sweep names the stage {variant.stage}: use one of {', '.join(stages)}")
   changed = [stage for name, stage in stages.items() if variant.stage in (None, name)]

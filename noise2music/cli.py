@@ -22,6 +22,7 @@ commands:
   generate   make music from a prompt
   evaluate   score music: run, folders, compare, memorisation, listening
   plan       what a run costs on a slice of TPUs, before renting it
+  tune       fast ways to sample a cascade, scored, as presets
 
 n2m COMMAND --help says more.
 """
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     "generate": _generate,
     "evaluate": _evaluate,
     "plan": _plan,
+    "tune": _tune,
   }
   if command not in commands:
     print(f"error: no command {command!r}: use one of {', '.join(commands)}", file=sys.stderr)
@@ -87,6 +89,12 @@ def _plan(argv: Sequence[str]) -> int:
   return plan.main(argv)
 
 
+def _tune(argv: Sequence[str]) -> int:
+  from launch import tune
+
+  return tune.main(argv)
+
+
 def _generate(argv: Sequence[str]) -> int:
   args = _generate_parser().parse_args(argv)
   from launch import gin_main
@@ -101,6 +109,7 @@ def _generate(argv: Sequence[str]) -> int:
   music = pipeline.generate(
     args.prompt,
     **asked,
+    preset=args.preset,
     on_stage=lambda name, first, clips: print(f"{name}: clip {first + 1} of {clips}", flush=True),
   )
   paths = music.save(args.output)
@@ -121,6 +130,7 @@ def _generate_parser() -> argparse.ArgumentParser:
   parser.add_argument("--model", required=True, help="folder of a trained cascade or stage")
   parser.add_argument("-o", "--output", default="out.wav", help="file; its suffix is the format")
   parser.add_argument("--duration", type=float, help="seconds; as trained where left out")
+  parser.add_argument("--preset", help="draft, balanced or best, where n2m tune has made them")
   parser.add_argument("--steps", type=int, help="network evaluations a stage")
   parser.add_argument("--cfg-scale", type=float, help="how strongly the text guides")
   parser.add_argument("--negative-prompt", help="what to lead away from")

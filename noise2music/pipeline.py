@@ -31,6 +31,7 @@ from noise2music.joint_embedding.objective import JointEmbeddingObjective
 from noise2music.sharding.mesh import MeshShape
 from noise2music.stages.cascade import Cascade
 from noise2music.stages.objective import DenoisingObjective
+from noise2music.stages.presets import Preset, read_presets
 from noise2music.stages.spec import Sampling, Stage
 from noise2music.training.loop import Training
 
@@ -66,10 +67,11 @@ class Generation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Pipeline:
-  """A cascade with its parameters: one tree a stage."""
+  """A cascade with its parameters: one tree a stage. presets: ways to sample it, by name."""
 
   cascade: Cascade
   params: tuple[n2m.PyTree, ...]
+  presets: Mapping[str, Preset] = dataclasses.field(default_factory=dict)
 
   @classmethod
   def from_pretrained(
@@ -103,7 +105,8 @@ class Pipeline:
       dataset = manifest.get("dataset")
       loaded[objective] = objective.completed(params, dataset=dataset, folder=folder)
     cascade = Cascade.ordered(loaded)
-    return cls(cascade=cascade, params=tuple(loaded[o] for o in cascade.objectives))
+    params = tuple(loaded[o] for o in cascade.objectives)
+    return cls(cascade=cascade, params=params, presets=read_presets(path))
 
   def generate(
     self,
@@ -115,6 +118,7 @@ class Pipeline:
     negative_prompt: str | None = None,
     seed: int | Sequence[int] | None = None,
     batch_size: int = 4,
+    preset: str | None = None,
     sampling: Mapping[str, Sampling] | None = None,
     on_stage: Callable[[str, int, int], None] | None = None,
   ) -> Generation:
@@ -126,8 +130,9 @@ class Pipeline:
     to lead away from. seed: of the first clip, the next has seed + 1, and so on; or one for each;
     drawn where None. The seeds are in the result: the same prompt with the same seed gives the
     same clip, alone or among others. batch_size: clips at once, shared out among the devices as
-    far as they divide; the devices that are left over share out the time of each clip. sampling: of
-    stages by their names, in place of their own; steps and cfg_scale change it in its turn.
+    far as they divide; the devices that are left over share out the time of each clip. preset: one
+    of `presets`. sampling: of stages by their names, in place of their own or the preset's; steps
+    and cfg_scale change it in its turn.
     """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     check_request(
@@ -153,7 +158,7 @@ class Pipeline:
       negative_prompt=negative_prompt,
       sampling={
         stage.name: override(stage, steps=steps, cfg_scale=cfg_scale)
-        for stage in self._sampled_by(sampling or {})
+        for stage in self.sampled_by({**self.preset(preset), **(sampling or {})})
       },
       mesh=mesh,
       on_stage=on_stage,
@@ -168,7 +173,18 @@ class Pipeline:
       signals=signals,
     )
 
-  def _sampled_by(self, sampling: Mapping[str, Sampling]) -> list[Stage]:
+  def preset(self, name: str | None) -> Preset:
+    """How stages are sampled in it; none of them otherwise than by themselves where None."""
+    if name is None:
+      return {}
+    if name not in self.presets:
+      there = f"use one of {', '.join(self.presets)}" if self.presets else "n2m tune makes some"
+      raise UserError(f"there is no preset {name!r} here: {there}")
+    known = {stage.name for stage in self.cascade.stages}
+    return {stage: how for stage, how in self.presets[name].items() if stage in known}
+
+  def sampled_by(self, sampling: Mapping[str, Sampling]) -> list[Stage]:
+    """The stages, those that `sampling` names sampled as it says. Raises UserError for others."""
     own = {stage.name: stage for stage in self.cascade.stages}
     if unknown := sampling.keys() - own.keys():
       raise UserError(f"no stage is called {min(unknown)}: use one of {', '.join(own)}")

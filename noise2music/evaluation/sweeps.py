@@ -6,6 +6,7 @@ from typing import Protocol
 
 from noise2music.diffusion.time_steps import TimeSteps
 from noise2music.errors import UserError
+from noise2music.stages.spec import Sampling
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,6 +16,7 @@ class Variant:
   name: of the results' folder. series, axis, x: which line of a plot it is on, what the plot's
   axis is called, and where on it. stage: the one that is sampled otherwise; None: all. The rest is
   as in `Pipeline.generate`, time_steps in place of the stage's own; None leaves it to the stage.
+  sampling: of stages by name, in place of their own; what else is given changes it in its turn.
   """
 
   name: str = "as_trained"
@@ -25,6 +27,7 @@ class Variant:
   steps: int | None = None
   cfg_scale: float | None = None
   time_steps: TimeSteps | None = None
+  sampling: Mapping[str, Sampling] = dataclasses.field(default_factory=dict)
 
 
 class Sweep(Protocol):

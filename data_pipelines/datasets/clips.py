@@ -25,10 +25,12 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import writer
 from tensorflow_datasets.core.utils import shard_utils
 
 from data_pipelines.manifest import write_json_lines
 from data_pipelines.sources import DEFAULT_SPLIT, SHARD_FORMAT, ManifestSource, RecordError
+from data_pipelines.tf_example import in_order
 from noise2music.errors import UserError
 
 REFUSED_NAME = "refused.jsonl"
@@ -91,6 +93,16 @@ class Clips(tfds.core.GeneratorBasedBuilder):
           "json": json.dumps(record, sort_keys=True),
         },
       )
+
+  def _example_writer(self) -> writer.ExampleWriter:
+    return _InOrder(self.info.file_format)
+
+
+class _InOrder(writer.ExampleWriter):
+  """The same bytes in every process."""
+
+  def write(self, path, examples):
+    return super().write(path, ((key, in_order(record)) for key, record in examples))
 
 
 class _ShardConfig(shard_utils.ShardConfig):

@@ -15,7 +15,6 @@ from harness import SLOW
 from noise2music.checkpoints.leaves import nested
 from noise2music.checkpoints.manager import COMMIT_FILE, CheckpointManager, CheckpointPolicy
 from noise2music.checkpoints.restore import restore_params
-from noise2music.errors import UserError
 
 EVERY = 10
 
@@ -231,22 +230,3 @@ def test_where_all_are_damaged_the_launcher_does_not_start_over(copy):
   assert "Traceback" not in process.said
   assert len(list(copy.checkpoints.glob("damaged-*"))) == 3  # nothing is thrown away
   assert "restore a backup" in process.said
-
-
-@pytest.mark.slow
-def test_reading_while_the_trainer_deletes(straight, tmp_path):
-  """Saves each step and keeps one: what is read is gone at once, or whole."""
-  run = fresh(straight, tmp_path)
-  keep = ("--gin.SAVE_EVERY=1", "--gin.CheckpointPolicy.keep_latest=1")
-  (process,) = run.start(*keep)
-  process.wait_for(r"step \d+/60")
-  read, failures = [], []
-  while process.running():
-    try:
-      read.append(restore_params(run.folder)[2]["step"])
-    except UserError as error:
-      failures.append(str(error))
-  assert process.end() == 0, process.said
-  assert len(set(read)) >= 5
-  assert read == sorted(read)
-  assert not failures

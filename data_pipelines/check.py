@@ -116,7 +116,7 @@ def _audio_flaws(audio: Path, clip: Clip, *, decode: bool) -> Iterator[tuple[str
     yield REFUSED, f"is {info.duration:.2f} s long, the manifest says {clip.duration:.2f}"
   if clip.sha256 and file_sha256(audio) != clip.sha256:
     yield REFUSED, "the file has changed since the manifest was made (sha256)"
-  cut_off = looks_cut_off(audio)
+  cut_off = looks_cut_off(audio, decoded=decode)
   if cut_off:
     yield NOTED, cut_off
   if decode:

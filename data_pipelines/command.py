@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.beam_jobs import add_beam_options, beam_args_from
 from data_pipelines.captions.command import add_captions
 from data_pipelines.captions.vocabulary import SIZE, SPLIT, train_vocabulary
 from data_pipelines.check import check_manifest
@@ -198,6 +199,7 @@ def _add_shards(commands) -> None:
   parser.add_argument("--out", required=True, help="folder for the data set")
   parser.add_argument("--shards", type=_positive, help="of each split; by size where left out")
   parser.add_argument("--split", help="only this one")
+  add_beam_options(parser, "with Beam, the same records in the same order")
 
 
 def _shards(args: argparse.Namespace) -> int:
@@ -207,7 +209,10 @@ def _shards(args: argparse.Namespace) -> int:
     raise UserError(
       f"writing shards needs {error.name}: install the extra [tf], as by pip install -e '.[tf]'"
     ) from error
-  print(build_shards(args.source, args.out, shards=args.shards, split=args.split))
+  beam_args = beam_args_from(args)
+  print(
+    build_shards(args.source, args.out, shards=args.shards, split=args.split, beam_args=beam_args)
+  )
   return 0
 
 

@@ -19,23 +19,22 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from data_pipelines.duplicates import COSINE, DUPLICATES, Duplicate, File, Overlay, find_duplicates
-from data_pipelines.manifest import manifest_path, read_manifest, write_json_lines
-from data_pipelines.pseudo_label.beam import (
+from data_pipelines.beam_jobs import (
   DEAD,
   GOOD,
-  EmbedClips,
-  EncoderHandler,
   beam_parser,
   read_results,
+  results_folder,
   write_results,
 )
+from data_pipelines.duplicates import COSINE, DUPLICATES, Duplicate, File, Overlay, find_duplicates
+from data_pipelines.manifest import manifest_path, read_manifest, write_json_lines
+from data_pipelines.pseudo_label.beam import EmbedClips, EncoderHandler
 from data_pipelines.pseudo_label.embed import clip_items
 from data_pipelines.pseudo_label.job import DEAD_LETTERS, LoadEncoder, dead_letter
 from noise2music.errors import UserError
 from noise2music.joint_embedding.load import load_encoder
 
-_RESULTS = "beam"
 Embedded = tuple[File, np.ndarray]
 
 
@@ -77,9 +76,7 @@ def duplicates_with_beam(
   manifest, out = manifest_path(source), Path(out_dir)
   items = clip_items(read_manifest(manifest), folder=manifest.parent)
   paths = {item.id: item.what for item in items}
-  results = out / _RESULTS
-  for stale in results.glob("*.jsonl"):
-    stale.unlink()
+  results = results_folder(out)
   with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
     handler = EncoderHandler(encoder, load=load)
     embedded = pipeline | "clips" >> beam.Create(items) | "vectors" >> EmbedClips(handler)

@@ -134,7 +134,7 @@ def cut_file(
     open(audio, "rb").close()  # decoders do not say when it is the rights that are missing
     info = probe(audio)
     _refuse_unusable(info, spec)
-    cut_off = looks_cut_off(audio)
+    cut_off = looks_cut_off(audio, decoded=True)
   except Exception as error:  # one bad file, whatever is wrong with it, must not end the run
     return CutResult(reasons=(describe_error(error),))
   reasons = [cut_off] if cut_off else []

@@ -11,19 +11,20 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from data_pipelines.beam_jobs import read_results, results_folder, write_results
 from data_pipelines.command import add_cut_options, spec_from
 from data_pipelines.ingest import CutResult, CutSpec, cut_file
 from data_pipelines.ingest_local import CutSummary, finish, plan_cut
-from data_pipelines.manifest import Clip, json_lines
+from data_pipelines.manifest import Clip
 from noise2music.errors import UserError
 
-_RESULTS = "beam/results"
+_RESULTS = "results"
 
 
 class CutFiles(beam.PTransform):
@@ -51,18 +52,17 @@ def cut_dataset_with_beam(
   """`ingest_local.cut_dataset`, run by Beam. Raises UserError as that does."""
   spec, out_dir = spec or CutSpec(), Path(out_dir)
   plan = plan_cut(source, out_dir=out_dir)
-  results = out_dir / _RESULTS
-  for stale in results.parent.glob("results*"):
-    stale.unlink()
+  results = results_folder(out_dir)
   with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
-    _ = (
+    done = (
       pipeline
       | "files" >> beam.Create([_name_and_path(clip, plan.folder) for clip in plan.clips])
       | "clips" >> CutFiles(out_dir=out_dir, spec=spec)
       | "as json" >> beam.Map(lambda pair: json.dumps([pair[0], pair[1].to_json()]))
-      | "results" >> beam.io.WriteToText(os.fspath(results), file_name_suffix=".jsonl")
     )
-  return finish(plan, dict(_read_results(results)), out_dir=out_dir, spec=spec)
+    write_results(done, results / _RESULTS)
+  cut = {name: CutResult.from_json(result) for name, result in read_results(results, _RESULTS)}
+  return finish(plan, cut, out_dir=out_dir, spec=spec)
 
 
 def _name_and_path(clip: Clip, folder: Path) -> tuple[str, str]:
@@ -72,12 +72,6 @@ def _name_and_path(clip: Clip, folder: Path) -> tuple[str, str]:
 def _cut(file: tuple[str, str], *, out_dir: str, spec: CutSpec) -> tuple[str, CutResult]:
   clip_id, audio = file
   return clip_id, cut_file(audio, clip_id=clip_id, out_dir=out_dir, spec=spec)
-
-
-def _read_results(prefix: Path) -> Iterator[tuple[str, CutResult]]:
-  for shard in sorted(prefix.parent.glob(f"{prefix.name}*.jsonl")):
-    for _, (clip_id, result) in json_lines(shard):
-      yield clip_id, CutResult.from_json(result)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

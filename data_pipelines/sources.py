@@ -42,6 +42,9 @@ class RecordError(UserError):
     self.name = name
     self.reason = str(reason)
 
+  def to_json(self) -> dict[str, str]:
+    return {"id": self.name, "reason": self.reason}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Example:
@@ -109,6 +112,11 @@ class ManifestSource:
   def __post_init__(self):
     _ = self.clips
 
+  @property
+  def folder(self) -> Path:
+    """That of the manifest, which the paths of clips begin at."""
+    return manifest_path(self.path).parent
+
   @functools.cached_property
   def clips(self) -> tuple[Clip, ...]:
     found = tuple(read_manifest(manifest_path(self.path)))
@@ -137,25 +145,7 @@ class ManifestSource:
     return len(self.clips)
 
   def __getitem__(self, k: int) -> Example:
-    clip = self.clips[k]
-    path = clip.audio_path(manifest_path(self.path).parent)
-    try:
-      info = soundfile.info(str(path))
-    except (OSError, RuntimeError) as error:
-      raise RecordError(clip.id, error) from error
-    if info.samplerate != clip.sample_rate:
-      raise RecordError(
-        clip.id, f"{path} is at {info.samplerate} Hz, its manifest says {clip.sample_rate}"
-      )
-    if info.frames < 1:
-      raise RecordError(clip.id, f"{path} holds no samples")
-    return Example(
-      id=clip.id,
-      sample_rate_hz=clip.sample_rate,
-      samples=info.frames,
-      captions=clip.captions,
-      read=functools.partial(_read_snippet, clip.id, path),
-    )
+    return open_clip(self.clips[k], self.folder)
 
   def name(self, k: int) -> str:
     return self.clips[k].id
@@ -168,6 +158,28 @@ class ManifestSource:
     for clip in self.clips:
       digest.update(json.dumps(clip.to_json(), sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def open_clip(clip: Clip, folder: Path) -> Example:
+  """A clip of the manifest in `folder`; its audio is not read yet. Raises RecordError."""
+  path = clip.audio_path(folder)
+  try:
+    info = soundfile.info(str(path))
+  except (OSError, RuntimeError) as error:
+    raise RecordError(clip.id, error) from error
+  if info.samplerate != clip.sample_rate:
+    raise RecordError(
+      clip.id, f"{path} is at {info.samplerate} Hz, its manifest says {clip.sample_rate}"
+    )
+  if info.frames < 1:
+    raise RecordError(clip.id, f"{path} holds no samples")
+  return Example(
+    id=clip.id,
+    sample_rate_hz=clip.sample_rate,
+    samples=info.frames,
+    captions=clip.captions,
+    read=functools.partial(_read_snippet, clip.id, path),
+  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Reading of `tf.train.Example` records with protobuf alone, where TensorFlow is not installed.
+"""`tf.train.Example` records with protobuf alone, where TensorFlow is not installed.
 
 The message, as its public definition has it:
   Example  { Features features = 1; }
@@ -19,15 +19,27 @@ _FIELD = descriptor_pb2.FieldDescriptorProto
 
 def parse_example(record: bytes) -> dict[str, list]:
   """The features of one record, each a list of bytes, float or int; ValueError if it is none."""
-  try:
-    example = _message_type().FromString(record)
-  except message.DecodeError as error:
-    raise ValueError(f"not a tf.train.Example ({error})") from error
   features = {}
-  for name, feature in example.features.feature.items():
+  for name, feature in _read(record).features.feature.items():
     kind = feature.WhichOneof("kind")
     features[name] = list(getattr(feature, kind).value) if kind else []
   return features
+
+
+def in_order(record: bytes) -> bytes:
+  """The same record with its features in the order of their names; ValueError if it is none.
+
+  A map is written in an order that each process draws anew, so records that are equal may differ in
+  their bytes, and in their size once they are compressed.
+  """
+  return _read(record).SerializeToString(deterministic=True)
+
+
+def _read(record: bytes):
+  try:
+    return _message_type().FromString(record)
+  except message.DecodeError as error:
+    raise ValueError(f"not a tf.train.Example ({error})") from error
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from data_pipelines.beam_jobs import add_beam_options, beam_args_from
 from data_pipelines.captions.caption_list import list_path, write_list
 from data_pipelines.captions.chat import Endpoint
 from data_pipelines.captions.llm import Ask, make_llm_list
@@ -16,7 +17,6 @@ from data_pipelines.captions.spending import Limits
 from data_pipelines.captions.written import is_musiccaps, plain, rated
 from data_pipelines.manifest import LONG, SHORT
 from data_pipelines.parallel import terminal_progress
-from noise2music.errors import UserError
 
 
 def add_captions(commands) -> None:
@@ -56,10 +56,7 @@ def _add(sources, name: str, run: Callable, *, help: str) -> argparse.ArgumentPa
 def _add_kind(parser: argparse.ArgumentParser) -> None:
   help = "long: sentences, one by one; short: labels; %(default)s"
   parser.add_argument("--kind", choices=(LONG, SHORT), default=LONG, help=help)
-  help = "clean with Beam, on this runner (DirectRunner, ...), to the same bytes"
-  parser.add_argument("--runner", help=help)
-  help = "more for Beam, as --beam=--job_endpoint=HOST:PORT; repeatable"
-  parser.add_argument("--beam", action="append", default=[], metavar="OPTION", help=help)
+  add_beam_options(parser, "clean with Beam, to the same bytes")
 
 
 def _add_llm(sources) -> None:
@@ -118,17 +115,15 @@ def _rater(args: argparse.Namespace) -> int:
 
 
 def _write(args: argparse.Namespace, texts: Iterable[Raw | Dropped], *, source: str) -> int:
-  refined = refine
-  if args.runner is not None:
+  refined, beam_args = refine, beam_args_from(args)
+  if beam_args is not None:
     from data_pipelines.captions.refine_beam import refine_with_beam
 
     refined = functools.partial(
       refine_with_beam,
       folder=list_path(args.out).with_suffix(".work").absolute(),
-      beam_args=[f"--runner={args.runner}", *args.beam],
+      beam_args=beam_args,
     )
-  elif args.beam:
-    raise UserError("--beam is for cleaning with Beam: name a --runner besides")
   summary = write_list(
     args.out,
     texts,

@@ -37,6 +37,7 @@ from data_pipelines.report import (
   write_report,
 )
 from data_pipelines.splits import HashSplits
+from data_pipelines.truncation import looks_cut_off
 from noise2music.audio.wav_io import AUDIO_SUFFIXES, probe
 from noise2music.errors import UserError
 
@@ -103,7 +104,8 @@ def import_dataset(
   source: a folder, a metadata.csv or .jsonl, or a data.jsonl(.gz). importer: the layout, None looks
   at what is there. splits: for files whose split nobody gave. license: for files without one.
   Audio stays where it is, but for that of archives, which goes to `out_dir/unpacked`; headers are
-  read and every file is hashed. Files with equal bytes are noted and share the first one's split.
+  read and every file is hashed. Files with equal bytes are noted and share the first one's split;
+  files that were cut off are noted where first and last bytes tell, and kept.
   Raises UserError when there is no audio at all.
   """
   source, out_dir = Path(source), Path(out_dir)
@@ -180,11 +182,14 @@ def file_sha256(path: str | os.PathLike) -> str:
     return hashlib.file_digest(audio, "sha256").hexdigest()
 
 
-def _describe(found: Found) -> tuple[Found, Clip | Problem]:
+def _describe(found: Found) -> tuple[Found, Clip | Problem, list[Problem]]:
+  """The clip, or why there is none; and what to note of it."""
+  path = os.fspath(found.audio)
   try:
     digest = file_sha256(found.audio)  # first: decoders hide that it is the rights that are missing
     info = probe(found.audio)
-    return found, Clip(
+    cut_off = looks_cut_off(found.audio)
+    clip = Clip(
       path=os.path.abspath(found.audio),
       duration=info.duration,
       sample_rate=info.sample_rate,
@@ -195,8 +200,9 @@ def _describe(found: Found) -> tuple[Found, Clip | Problem]:
       id=found.id,
       extra=found.extra,
     )
+    return found, clip, [Problem(path=path, reason=cut_off, status=NOTED)] if cut_off else []
   except Exception as error:  # one bad file, whatever is wrong with it, must not end the import
-    return found, Problem(path=os.fspath(found.audio), reason=describe_error(error))
+    return found, Problem(path=path, reason=describe_error(error)), []
 
 
 def _without_problems(items: Iterable[Found | Problem], problems: list[Problem]) -> Iterator[Found]:
@@ -208,14 +214,15 @@ def _without_problems(items: Iterable[Found | Problem], problems: list[Problem])
 
 
 def _with_splits(
-  described: Iterable[tuple[Found, Clip | Problem]],
+  described: Iterable[tuple[Found, Clip | Problem, list[Problem]]],
   *,
   splits: HashSplits,
   problems: list[Problem],
 ) -> Iterator[Clip]:
   ids: set[str] = set()
   first_with: dict[str, tuple[str, str]] = {}  # sha256 -> (id, split)
-  for found, clip in described:
+  for found, clip, notes in described:
+    problems += notes
     if isinstance(clip, Problem):
       problems.append(clip)
       continue

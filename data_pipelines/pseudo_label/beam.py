@@ -12,11 +12,9 @@ another order changes nothing. Clips that cannot be embedded leave as dead lette
 run counts: a clip that is neither labelled nor among them is an error.
 """
 
-import argparse
 import collections
 import functools
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +26,15 @@ from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInf
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.utils import shared
 
-from data_pipelines.manifest import json_lines, write_json_lines
+from data_pipelines.beam_jobs import (
+  DEAD,
+  GOOD,
+  beam_parser,
+  read_results,
+  results_folder,
+  write_results,
+)
+from data_pipelines.manifest import write_json_lines
 from data_pipelines.pseudo_label.command import add_run_options, job_from
 from data_pipelines.pseudo_label.decisions import read_decisions
 from data_pipelines.pseudo_label.draw import Found, Label, Wanted, draw_labels
@@ -53,8 +59,6 @@ from data_pipelines.pseudo_label.vocabularies import read_vocabulary
 from noise2music.errors import UserError
 from noise2music.joint_embedding.load import load_encoder
 
-GOOD, DEAD = "good", "dead"
-_RESULTS = "beam"
 _BATCH = 64
 
 
@@ -197,9 +201,7 @@ def label_with_beam(
   with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
     _ = pipeline | "shards" >> beam.Create(shards) | "captions" >> EmbedCaptions(job, load=load)
   shelves, fingerprint = prepare_shelves(job, encoder), encoder.fingerprint
-  results = job.out / _RESULTS
-  for stale in results.glob("*.jsonl"):
-    stale.unlink()
+  results = results_folder(job.out)
   with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
     items = pipeline | "clips" >> beam.Create(clip_items(plan.clips, folder=plan.folder))
     embedded = items | "vectors" >> EmbedClips(EncoderHandler(job.encoder, load=load))
@@ -211,12 +213,13 @@ def label_with_beam(
     write_results(drawn["labels"] | "labels to json" >> beam.Map(_labels_json), results / "labels")
     write_results(drawn["counts"] | "counts to json" >> beam.Map(_counts_json), results / "counts")
     write_results(embedded[DEAD] | "dead to json" >> beam.Map(json.dumps), results / "dead")
-  return collect(plan, job, shelves, fingerprint)
+  return collect(plan, job, shelves, fingerprint, results=results)
 
 
-def collect(plan: Plan, job: LabelJob, shelves: list[Shelf], encoder: str) -> LabelSummary:
+def collect(
+  plan: Plan, job: LabelJob, shelves: list[Shelf], encoder: str, *, results: Path
+) -> LabelSummary:
   """From the results of all workers to the files of a run, in the order of the manifest."""
-  results = job.out / _RESULTS
   failed = dict(read_results(results, "dead"))
   labelled = {name: (found, labels) for name, found, labels in read_results(results, "labels")}
   lost = [c.id for c in plan.clips if (c.id in failed) == (c.id in labelled)]
@@ -279,32 +282,6 @@ def _labels_json(clip: tuple[str, Mapping[str, Found], list[Label]]) -> str:
 
 def _counts_json(count: tuple[tuple[str, str], int]) -> str:
   return json.dumps([*count[0], count[1]])
-
-
-def write_results(lines, prefix: Path):
-  """For `read_results`."""
-  return lines | f"write {prefix.name}" >> beam.io.WriteToText(
-    os.fspath(prefix), file_name_suffix=".jsonl"
-  )
-
-
-def read_results(folder: Path, name: str) -> Iterator[Any]:
-  """What workers wrote under a name, in no order. Raises UserError for a damaged line."""
-  for shard in sorted(folder.glob(f"{name}*.jsonl")):
-    for _, line in json_lines(shard):
-      if isinstance(line, UserError):
-        raise line
-      yield line
-
-
-def beam_parser(prog: str, doc: str) -> argparse.ArgumentParser:
-  """Of a command whose other options are Beam's."""
-  return argparse.ArgumentParser(
-    prog=prog,
-    description=doc.splitlines()[0],
-    epilog="All other options go to Beam: --runner=DirectRunner, where left out.",
-    allow_abbrev=False,
-  )
 
 
 def main(argv: Sequence[str] | None = None, *, load: LoadEncoder = load_encoder) -> int:

@@ -6,13 +6,13 @@ What it adds, each for a fault that was seen:
   * a bad step is set aside and the one before is used, with a line that says so;
   * a list of the files, so that the line names the one that is damaged;
   * `last_durable_step`, because orbax's `latest_step` names steps that are still being written;
-  * errors of the background save surface at the next `poll`, not at the next save.
+  * errors of the background save surface at the next `poll`, not at the next save;
+  * a save that fails for what may pass (a disk full, read only or gone) is tried again a few times.
 
 Layout of a run: MODEL_DIR/checkpoints/<step>/{params,ema,optimizer,manifest,files.json}.
 """
 
 import dataclasses
-import errno
 import hashlib
 import importlib.metadata
 import json
@@ -27,10 +27,11 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from orbax.checkpoint import checkpoint_managers as policies
 
 from noise2music.checkpoints import leaves as leaf_lib
 from noise2music.checkpoints import vet
+from noise2music.checkpoints.failures import Patience, SaveError, agree, check_place, reason
+from noise2music.checkpoints.policy import CheckpointPolicy, orbax_options
 from noise2music.checkpoints.vet import DamagedError
 from noise2music.errors import UserError
 from noise2music.typing import PyTree
@@ -39,33 +40,10 @@ FOLDER = "checkpoints"
 MANIFEST = "manifest"
 COMMIT_FILE = "commit_success.txt"
 FORMAT = 1
-_INCOMPRESSIBLE = 0.8  # orbax packs arrays, but never to less than this share of their size
 
 log = logging.getLogger(__name__)
 # Orbax warns of what is meant here (a manager that only reads), each time one is made.
 logging.getLogger("absl").addFilter(lambda record: "read_only" not in record.getMessage())
-
-
-class SaveError(OSError):
-  """A checkpoint could not be written; the ones before it are intact."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointPolicy:
-  """every: steps between saves. keep_latest: how many of the newest stay.
-
-  keep_every: steps divisible by it stay for good (None: none do).
-  """
-
-  every: int = 1000
-  keep_latest: int = 3
-  keep_every: int | None = None
-
-  def __post_init__(self):
-    for name in ("every", "keep_latest", "keep_every"):
-      value = getattr(self, name)
-      if value is not None and (not isinstance(value, int) or value < 1):
-        raise UserError(f"checkpoint {name} is {value!r}: give a whole number of at least 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +56,14 @@ class Restored:
 
 
 class CheckpointManager:
-  """Saves in the background, restores what can be trusted. `close` waits for what is under way."""
+  """Saves in the background, restores what can be trusted. `close` waits for what is under way.
+
+  A save that fails for what may pass is tried again as `CheckpointPolicy` says. Where it fails at
+  its beginning, `save` pauses and tries; where in the background, the state of that step is gone,
+  and `due` asks for that of the step that the run has come to. With several processes nothing is
+  tried until all of them have found the folder in order, so that none enters a save without the
+  others; what fails later, or in the background, ends the run, since they could not agree on it.
+  """
 
   def __init__(
     self,
@@ -86,18 +71,24 @@ class CheckpointManager:
     *,
     policy: CheckpointPolicy | None = None,
     guard: Callable[..., None] | None = None,
+    stopping: Callable[[], bool] = lambda: False,
   ):
     """directory: the folder that holds the steps; made if absent. policy None: read only.
 
     guard: raises where this process must not write any more; called with now=True before a save.
+    stopping: whether the run has been told to end, and is to wait for seconds at most.
     """
     self.directory = Path(directory).absolute()
     self.policy = policy
     self._guard = guard or (lambda *, now=False: None)
     self._pending: int | None = None
+    self._owed: SaveError | None = None  # of a save that is to be tried again
     if policy is not None:
+      self._patience = Patience(
+        attempts=policy.attempts, pause_seconds=policy.pause_seconds, stopping=stopping
+      )
       self._remove_uncommitted()
-    self._orbax = ocp.CheckpointManager(self.directory, options=_orbax_options(policy))
+    self._orbax = ocp.CheckpointManager(self.directory, options=orbax_options(policy))
     self._durable = list(self._orbax.all_steps())
     if policy is not None:
       self._check_writable()
@@ -112,6 +103,11 @@ class CheckpointManager:
     """All steps with a commit file, oldest first."""
     return sorted(s for s in self._orbax.all_steps() if s != self._pending)
 
+  @property
+  def due(self) -> bool:
+    """Whether the last save failed and is to be made up for now, by the state as it now is."""
+    return self._owed is not None
+
   def save(self, step: int, items: Mapping[str, PyTree], *, info: Mapping[str, Any]) -> None:
     """Starts saving; returns once the arrays are copied to the host.
 
@@ -121,12 +117,22 @@ class CheckpointManager:
       info: JSON values kept beside them.
 
     Raises:
-      SaveError: this save could not begin, or the one before it failed.
+      SaveError: this save could not begin, or the one before it failed, as often as it may.
     """
     self.wait()
     if step in self._durable:
       return
     self._guard(now=True)
+    args = self._args(step, items, info)
+    while True:
+      self._patience.pause()
+      error = self._begin(step, items, args)
+      if error is None:
+        return
+      self._once_more(step, error)
+
+  def _args(self, step: int, items: Mapping[str, PyTree], info: Mapping[str, Any]):
+    """What orbax is to write."""
     parts = {name: leaf_lib.leaf_fingerprints(tree) for name, tree in items.items()}
     manifest = {
       **info,
@@ -143,30 +149,51 @@ class CheckpointManager:
       for name, tree in items.items()
     }
     args[MANIFEST] = ocp.args.JsonSave({**manifest, "checksum": _checksum(manifest)})
+    return ocp.args.Composite(**args)
+
+  def _begin(self, step: int, items: Mapping[str, PyTree], args) -> Exception | None:
+    """None where orbax has begun, else why it could not, which all processes find or none does."""
+    wrong = None
+    try:
+      check_place(self.directory, items)
+    except OSError as error:
+      wrong = error
+    if agree(wrong is not None):
+      return wrong or OSError("another process of the run cannot write there")
     self._pending = step
     try:
-      self._check_place(items)
-      self._orbax.save(step, args=ocp.args.Composite(**args), force=True)
+      if self._patience.failures and jax.process_count() == 1:
+        self._reopen()
+      self._orbax.save(step, args=args, force=True)
     except Exception as error:
-      raise self._failed(error) from error
+      if jax.process_count() > 1:
+        raise self._failed(step, error) from error
+      return error
+    self._owed = None
+    return None
 
   def poll(self) -> None:
-    """Call after each step: cheap, and raises SaveError as soon as a background save has failed."""
+    """Call after each step: cheap, and sees a background save that has failed. As `wait`."""
     self._guard()
     if self._pending is not None and not self._orbax.is_saving_in_progress():
       self.wait()
 
   def wait(self) -> None:
-    """Blocks until nothing is being written. Raises SaveError."""
+    """Blocks until nothing is being written. Raises SaveError, or leaves a save `due`."""
     if self._pending is None:
       return
+    step = self._pending
     try:
       self._orbax.wait_until_finished()
       self._orbax.check_for_errors()
     except Exception as error:
-      raise self._failed(error) from error
+      if jax.process_count() > 1:
+        raise self._failed(step, error) from error
+      self._once_more(step, error)
+      return
     self._durable = list(self._orbax.all_steps())
-    step, self._pending = self._pending, None
+    self._pending = None
+    self._patience.forget()
     self._list_files(step)
 
   def reload(self) -> None:
@@ -246,12 +273,22 @@ class CheckpointManager:
   def close(self) -> None:
     try:
       self.wait()
+      if self._owed is not None:
+        raise self._owed
     finally:
-      # After a failed save orbax raises the same error again here; it has been reported.
-      try:
-        self._orbax.close()
-      except Exception as error:
-        log.debug("closing orbax: %s", error)
+      self._close_orbax()
+
+  def _close_orbax(self) -> None:
+    """After a failed save orbax raises the same error again here; it has been reported."""
+    try:
+      self._orbax.close()
+    except Exception as error:
+      log.debug("closing orbax: %s", error)
+
+  def _reopen(self) -> None:
+    """What orbax knew of the folder may no longer be so, and it does not forget a failure."""
+    self._close_orbax()
+    self._orbax = ocp.CheckpointManager(self.directory, options=orbax_options(self.policy))
 
   def _check_writable(self) -> None:
     """At the start, not after an hour at the first save."""
@@ -259,28 +296,10 @@ class CheckpointManager:
       with tempfile.TemporaryFile(dir=self.directory):
         pass
     except OSError as error:
-      reason, mend = _reason(error)
+      what, mend = reason(error)
       raise UserError(
-        f"cannot write into {self.directory}: {reason}; {mend}, or give another MODEL_DIR"
+        f"cannot write into {self.directory}: {what}; {mend}, or give another MODEL_DIR"
       ) from error
-
-  def _check_place(self, items: Mapping[str, PyTree]) -> None:
-    """Before orbax begins: a disk that fills under its threads makes it print without end, and a
-    folder that it cannot make keeps the process from ending for many minutes.
-    """
-    with tempfile.TemporaryFile(dir=self.directory):
-      pass
-    needed = sum(
-      shard.data.nbytes
-      for leaf in jax.tree.leaves(dict(items))
-      for shard in getattr(leaf, "addressable_shards", ())
-      if shard.replica_id == 0
-    )
-    free = shutil.disk_usage(self.directory).free
-    if free < _INCOMPRESSIBLE * needed:
-      raise OSError(
-        errno.ENOSPC, f"No space left: {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free"
-      )
 
   def _set_aside(self, step: int) -> None:
     if self.policy is None:
@@ -302,18 +321,30 @@ class CheckpointManager:
       except (OSError, DamagedError) as error:
         log.warning("cannot list the files of checkpoint %d: %s", step, error)
 
-  def _failed(self, error: Exception) -> SaveError:
+  def _once_more(self, step: int, error: Exception) -> None:
+    """Leaves the save `due`, or raises SaveError where it has failed for good."""
+    self._owed = self._failed(step, error)
+    if not self._patience.again(error):
+      failure, self._owed = self._owed, None
+      self._patience.forget()
+      raise failure from error
+    log.warning(
+      "cannot save checkpoint %d in %s: %s; attempts left: %d, the next in %g s",
+      step, self.directory, reason(error)[0], self._patience.left, self._patience.pause_seconds,
+    )  # fmt: skip
+
+  def _failed(self, step: int, error: Exception) -> SaveError:
     """Cleans up after a failed save and says it in one sentence."""
-    step, self._pending = self._pending, None
+    self._pending = None
     self._remove_uncommitted()
     # The whole folder may have been removed under us.
     self._durable = [s for s in self._durable if (self.directory / str(s) / COMMIT_FILE).exists()]
     have = max(self._durable, default=None)
     intact = f"checkpoint {have} is intact" if have is not None else "there is none before it"
-    reason, mend = _reason(error)
+    what, mend = reason(error)
     then = "to go on from there" if have is not None else "to begin anew"
     return SaveError(
-      f"cannot save checkpoint {step} in {self.directory}: {reason}; {intact}: "
+      f"cannot save checkpoint {step} in {self.directory}: {what}; {intact}: "
       f"{mend}, then run the same command again {then}"
     )
 
@@ -358,23 +389,6 @@ def _shape(entry: list | None) -> str:
   return "absent" if entry is None else f"{entry[0]}{list(entry[1])}"
 
 
-def _reason(error: Exception) -> tuple[str, str]:
-  """What is wrong, and what mends it."""
-  text = str(error)
-  for sign, reason, mend in (
-    ("No space left", "no space left on the disk", "make room"),
-    ("RESOURCE_EXHAUSTED", "no space left on the disk", "make room"),
-    ("File too large", "the file size limit is reached", "raise it by `ulimit -f unlimited`"),
-    ("Permission denied", "no permission to write there", "grant it"),
-    ("Read-only file system", "the file system is read only", "mount it to be written"),
-    ("No such file or directory", "the folder is gone", "bring it back"),
-    ("NOT_FOUND", "the folder is gone", "bring it back"),
-  ):
-    if sign in text:
-      return reason, mend
-  return (text.splitlines()[0] if text else type(error).__name__), "mend that"
-
-
 def _check_fingerprints(tree: PyTree, manifest: Mapping[str, Any], *, name: str) -> None:
   """Raises DamagedError naming the arrays that are not those that were saved."""
   found = leaf_lib.leaf_fingerprints(tree)
@@ -384,22 +398,3 @@ def _check_fingerprints(tree: PyTree, manifest: Mapping[str, Any], *, name: str)
     wrong = [f"{name}/{path}" for path in found if path in parts and found[path] != parts[path]]
     which = f" (in {', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''})" if wrong else ""
     raise DamagedError(f"fingerprint of {name} is {total}, {saved} was saved{which}")
-
-
-def _orbax_options(policy: CheckpointPolicy | None) -> ocp.CheckpointManagerOptions:
-  atomicity = ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE)
-  if policy is None:
-    return ocp.CheckpointManagerOptions(
-      read_only=True, save_interval_steps=0, atomicity_options=atomicity
-    )
-  keep = [policies.LatestN(n=policy.keep_latest)]
-  if policy.keep_every:
-    keep.append(policies.EveryNSteps(interval_steps=policy.keep_every))
-  return ocp.CheckpointManagerOptions(
-    enable_async_checkpointing=True,
-    cleanup_tmp_directories=True,
-    atomicity_options=atomicity,
-    preservation_policy=policies.AnyPreservationPolicy(policies=keep),
-    # When to save is the loop's decision; orbax is always told to.
-    save_decision_policy=policies.FixedIntervalPolicy(interval=1),
-  )

@@ -1,9 +1,10 @@
 """Parameters out of a run's folder, for whoever does not train: no optimizer, no objective."""
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,9 @@ from noise2music.typing import PyTree
 PARAMS = "params"
 EMA = "ema"
 
+_LOOKS = 100  # a trainer would have to delete a step during each of them
+
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -40,12 +44,12 @@ def restore_params(
     UserError: no checkpoint there, or not one that can be read.
   """
   folder, step = _find(Path(path), step)
-  manager = CheckpointManager(folder)
+  steps = sorted(_finished(folder))
+  if not steps or (step is not None and step not in steps):
+    wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
+    raise _missing(path, wanted, f"it has {steps}" if steps else "train one first")
+  manager = _undisturbed(lambda: CheckpointManager(folder))
   try:
-    steps = manager.steps
-    if not steps or (step is not None and step not in steps):
-      wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
-      raise _missing(path, wanted, f"it has {steps}" if steps else "train one first")
     return _newest(manager, step, ema=ema, sharding=sharding)
   finally:
     manager.close()
@@ -57,7 +61,7 @@ def is_checkpoint(path: str | Path) -> bool:
     folder, step = _find(Path(path), None)
   except UserError:
     return False
-  return step is not None or any(folder.glob(f"*/{COMMIT_FILE}"))
+  return step is not None or bool(_finished(folder))
 
 
 def newest_step(path: str | Path) -> int | None:
@@ -66,8 +70,7 @@ def newest_step(path: str | Path) -> int | None:
     folder, step = _find(Path(path), None)
   except UserError:
     return None
-  finished = (found.parent.name for found in folder.glob(f"*/{COMMIT_FILE}"))
-  return step if step is not None else max(map(int, filter(str.isdigit, finished)), default=None)
+  return step if step is not None else max(_finished(folder), default=None)
 
 
 def _newest(manager: CheckpointManager, only: int | None, *, ema: bool, sharding):
@@ -77,27 +80,51 @@ def _newest(manager: CheckpointManager, only: int | None, *, ema: bool, sharding
   afterwards, and then the newest of those there are now is tried. What was read of it half has
   another fingerprint, and never gets out.
   """
-  tried: dict[int, Exception] = {}
-  while True:
-    left = [s for s in manager.steps if s not in tried and only in (None, s)]
-    if not left:
-      break
-    step = left[-1]
+  damaged: dict[int, Exception] = {}
+  while left := [s for s in _finished(manager.directory) if s not in damaged and only in (None, s)]:
+    step = max(left)
+    if step not in manager.steps:
+      _undisturbed(manager.reload)
     try:
       return _read(manager, step, ema=ema, sharding=sharding)
     except UserError:
       raise
     except Exception as error:
-      tried[step] = error
-    manager.reload()
-    gone = step not in manager.steps
-    why = "was deleted meanwhile" if gone else f"is damaged: {_first_line(tried[step])}"
+      why = "was deleted meanwhile"
+      if step in _finished(manager.directory):
+        damaged[step], why = error, f"is damaged: {_first_line(error)}"
     log.warning("checkpoint %d in %s %s", step, manager.directory, why)
-  step, error = next(iter(tried.items()))
+  if not damaged:
+    wanted = "checkpoint" if only is None else f"checkpoint of step {only}"
+    raise _missing(manager.directory, wanted, "it was deleted meanwhile: choose another")
+  step, error = next(iter(damaged.items()))
   raise UserError(
     f"checkpoint {step} in {manager.directory} cannot be read ({_first_line(error)}): "
     "copy it again, or choose another step"
   )
+
+
+def _finished(folder: Path) -> set[int]:
+  """The steps with a commit file. With a trainer beside, the one that is listed may be going, and
+  its successor there, when the files are looked for: so none is only what two looks agree on.
+  """
+  before, names = None, {""}
+  try:
+    while names != before:
+      before, names = names, {found.name for found in folder.iterdir() if found.name.isdigit()}
+      if finished := {int(name) for name in names if (folder / name / COMMIT_FILE).exists()}:
+        return finished
+  except OSError:
+    pass  # that it may not be read is said by whoever reads it
+  return set()
+
+
+def _undisturbed(look: Callable[[], T]) -> T:
+  """What it finds in a folder of which a trainer has not deleted a step just then."""
+  for _ in range(_LOOKS - 1):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+      return look()
+  return look()
 
 
 def _read(manager: CheckpointManager, step: int, *, ema: bool, sharding):
@@ -133,7 +160,7 @@ def _find(path: Path, step: int | None) -> tuple[Path, int | None]:
     return path / FOLDER, step
   if path.name.isdigit() and (path / COMMIT_FILE).exists():
     return path.parent, int(path.name)
-  if any(path.glob(f"*/{COMMIT_FILE}")):
+  if _finished(path):
     return path, step
   raise _missing(path, "checkpoint", "give the MODEL_DIR of a training run")
 

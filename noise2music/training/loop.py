@@ -134,7 +134,10 @@ def train(training: Training, *, config_text: str = "") -> Outcome:
     )
     watchdog, interrupts = _watch(training, folder.path, stack)
     checkpoints = CheckpointManager(
-      folder.path / FOLDER, policy=training.checkpoints, guard=folder.check
+      folder.path / FOLDER,
+      policy=training.checkpoints,
+      guard=folder.check,
+      stopping=lambda: interrupts.received is not None,
     )
     stack.enter_context(contextlib.closing(checkpoints))
     setup = inspect(training)
@@ -215,7 +218,7 @@ class _Run:
       if replicas.some and training.compare_every and step % training.compare_every == 0:
         replicas.compare(updates.settle())
       now("save")
-      if last or step % training.checkpoints.every == 0:
+      if last or self.checkpoints.due or step % training.checkpoints.every == 0:
         self._paused(self._save, step, updates.settle())
       now("hooks")
       if training.hooks:
@@ -225,6 +228,9 @@ class _Run:
     now("end")
     feed.close(batches)
     self.checkpoints.wait()
+    while self.checkpoints.due:  # until it is saved, or SaveError
+      self._save(step, updates.settle())
+      self.checkpoints.wait()
     return self._finish(step)
 
   def _compile(self) -> Callable:

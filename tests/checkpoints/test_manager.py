@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import resource
 import shutil
 
@@ -230,6 +231,76 @@ def test_without_an_older_step_the_sentence_says_so(tmp_path):
   manager.close()
 
 
+def nearly_full(disk):
+  """Leaves room to begin to save `half`, too little to end it. Returns what fills it."""
+  filler = disk / "filler"
+  filler.write_bytes(bytes(shutil.disk_usage(disk).free - 1_080_000))
+  return filler
+
+
+def half():
+  """1.2 MB that do not compress."""
+  return {"params": {"w": too_large()["params"]["w"][:300_000]}}
+
+
+def test_what_fails_in_the_background_is_made_up_for_by_a_later_step(small_disk, caplog):
+  folder = fill(small_disk / "c", (1,))
+  manager = CheckpointManager(folder, policy=CheckpointPolicy(pause_seconds=0))
+  filler = nearly_full(small_disk)
+  manager.save(2, half(), info={})
+  while not manager.due:
+    manager.poll()
+  said = f"cannot save checkpoint 2 in {folder}: no space left on the disk; attempts left: 4, "
+  assert said in caplog.text
+  assert manager.last_durable_step == 1
+  filler.unlink()
+  manager.save(3, half(), info={})
+  manager.close()
+  assert not manager.due
+  assert manager.last_durable_step == 3
+  step = restore_params(folder)
+  assert step[2]["step"] == 3
+  np.testing.assert_array_equal(step[0]["w"], half()["params"]["w"])
+  assert not (folder / "2").exists()
+
+
+def test_attempts_come_to_an_end_and_nothing_owed_is_forgotten(small_disk):
+  folder = fill(small_disk / "c", (1,))
+  manager = CheckpointManager(folder, policy=CheckpointPolicy(attempts=2, pause_seconds=0))
+  filler = nearly_full(small_disk)
+  manager.save(2, half(), info={})
+  manager.wait()
+  assert manager.due
+  manager.save(3, half(), info={})
+  with pytest.raises(SaveError, match=r"cannot save checkpoint 3 .*; checkpoint 1 is intact: make"):
+    manager.wait()
+  assert not manager.due
+  manager.save(4, half(), info={})  # the attempts are counted anew
+  with pytest.raises(SaveError, match="cannot save checkpoint 4"):
+    manager.close()
+  filler.unlink()
+  assert restore_params(folder)[2]["step"] == 1
+
+
+def test_a_disk_that_is_full_to_begin_with_is_tried_again_within_the_save(small_disk, caplog):
+  folder = fill(small_disk / "c", (1,))
+  policy = CheckpointPolicy(attempts=3, pause_seconds=0)
+  manager = CheckpointManager(folder, policy=policy)
+  nearly_full(small_disk)
+  with pytest.raises(SaveError, match=r"cannot save checkpoint 2 .*no space left"):
+    manager.save(2, too_large(), info={})
+  assert re.findall(r"attempts left: (\d)", caplog.text) == ["2", "1"]
+  manager.close()
+
+
+def test_what_will_not_pass_is_not_tried_again(tmp_path, caplog):
+  manager = CheckpointManager(tmp_path / "c", policy=CheckpointPolicy())
+  with full_disk(), pytest.raises(SaveError, match="the file size limit is reached"):
+    save_and_poll(manager, 1)
+  assert "attempts left" not in caplog.text
+  manager.close()
+
+
 def test_paths_that_hold_no_checkpoint(tmp_path, folder):
   with pytest.raises(UserError, match=r"no checkpoint in .*/absent; there is no such folder"):
     restore_params(tmp_path / "absent")
@@ -253,8 +324,18 @@ def test_a_run_its_checkpoints_or_one_step_can_be_named(folder, path):
   assert info["step"] == (2 if path.endswith("2") else 3)
 
 
-@pytest.mark.parametrize("settings", [{"every": 0}, {"keep_latest": 0}, {"keep_every": 1.5}])
+@pytest.mark.parametrize(
+  "settings",
+  [{"every": 0}, {"keep_latest": 0}, {"keep_every": 1.5}, {"attempts": 0}, {"every": None}],
+)
 @pytest.mark.usefixtures("unchecked")
 def test_policies_that_mean_nothing_are_refused(settings):
   with pytest.raises(UserError, match="whole number"):
     CheckpointPolicy(**settings)
+
+
+@pytest.mark.parametrize("pause", [-1.0, 3600, "2", float("nan")])
+@pytest.mark.usefixtures("unchecked")
+def test_pauses_that_cannot_be_are_refused(pause):
+  with pytest.raises(UserError, match="give seconds, less than an hour"):
+    CheckpointPolicy(pause_seconds=pause)

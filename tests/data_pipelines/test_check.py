@@ -113,6 +113,20 @@ def test_a_file_that_was_cut_off_is_noted(tmp_path, clips):
   assert "probably cut off" in summary.problems[0].reason
 
 
+def test_a_cut_off_mp3_is_noted_by_its_header_and_refused_by_its_sound(tmp_path, clips):
+  """Its header promises samples that training would ask for."""
+  path = tmp_path / "a.mp3"
+  soundfile.write(path, 0.2 * np.random.default_rng(0).uniform(-1, 1, 4 * RATE), RATE)
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  clips = change(clips, 0, path="a.mp3", sha256=None, duration=soundfile.info(path).duration)
+  (noted,) = found(check(tmp_path, clips, decode=False))
+  assert noted[0] == "noted"
+  assert "probably cut off" in noted[1]
+  (refused,) = found(check(tmp_path, clips))
+  assert refused[0] == "refused"
+  assert "is cut off at " in refused[1]
+
+
 def test_no_manifest(tmp_path):
   with pytest.raises(UserError, match=r"there is no manifest .*n2m data import"):
     check_manifest(tmp_path)

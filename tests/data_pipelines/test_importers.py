@@ -11,6 +11,8 @@ from data_pipelines.importers.audiocraft import AudiocraftImporter
 from data_pipelines.importers.audiofolder import AudioFolderImporter
 from data_pipelines.importers.folder import FolderImporter
 from data_pipelines.importers.run import detect_layout, file_sha256, import_dataset
+from data_pipelines.ingest import CutSpec
+from data_pipelines.ingest_local import cut_dataset
 from data_pipelines.manifest import read_manifest
 from data_pipelines.splits import HashSplits
 from noise2music.audio.wav_io import write_audio
@@ -142,6 +144,28 @@ def test_bad_files_are_reported_one_by_one_and_the_rest_kept(tmp_path, monkeypat
   assert "not valid UTF-8" in reasons["bad\udcff.wav"][1]
   assert all(reasons[name][0] == "refused" for name in ("empty.wav", "text.wav", "pipe.wav"))
   assert "7 refused, 0 repaired, 3 noted" in str(summary)
+
+
+@pytest.mark.parametrize("suffix", [".mp3", ".wav", ".ogg"])
+def test_a_file_that_was_cut_off_is_noted_and_what_is_there_is_used(tmp_path, suffix):
+  music = tmp_path / "music"
+  music.mkdir()
+  for seed, name in enumerate(("half", "whole")):
+    noise = np.random.default_rng(seed).uniform(-0.5, 0.5, 32_000).astype(np.float32)
+    write_audio(music / f"{name}{suffix}", noise, sample_rate_hz=8_000)
+  path = music / f"half{suffix}"
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  clips, (line,), summary = run(music, tmp_path / "out")
+  assert set(clips) == {f"half{suffix}", f"whole{suffix}"}
+  assert (line["status"], line["path"]) == ("noted", str(path))
+  assert line["reason"].startswith("ends before the end its format marks, probably cut off")
+  assert "1 noted" in str(summary)
+  spec = CutSpec(seconds=1.0, min_seconds=0.5, sample_rate_hz=8_000, min_sample_rate_hz=8_000)
+  cut = cut_dataset(tmp_path / "out", out_dir=tmp_path / "clips", spec=spec)
+  pieces = [clip.id for clip in read_manifest(cut.manifest)]
+  assert f"half{suffix}@0.00" in pieces
+  assert f"half{suffix}@3.00" not in pieces
+  assert f"whole{suffix}@3.00" in pieces
 
 
 def test_links_to_folders_elsewhere_are_followed_once(tmp_path):

@@ -182,11 +182,11 @@ def test_results_that_come_twice_or_in_another_order_change_nothing(folder, loca
   shards[0].write_text("\n".join([*reversed(lines), *lines[:3]]))
   job = job_from(run_options(arguments))
   settings = plan_labels(job), job, open_shelves(job), "tiny-16-0"
-  collect(*settings)
+  collect(*settings, results=out / "beam")
   check_same(out, local)
   shards[0].write_text("\n".join(lines[1:]))
   with pytest.raises(UserError, match=r"1 clips, for example .* run the same command again"):
-    collect(*settings)
+    collect(*settings, results=out / "beam")
 
 
 def test_duplicates_are_those_of_the_local_search(folder, tmp_path, capsys):

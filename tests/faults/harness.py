@@ -30,6 +30,7 @@ from noise2music.checkpoints.manager import FOLDER, CheckpointManager
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 GIN = HERE / "fault.gin"
+SLOW = "--gin.faulty.Batches.delay_seconds=0.05"  # so that there is time to do something to it
 
 
 class Process:
@@ -76,6 +77,12 @@ class Process:
 
   def running(self) -> bool:
     return self._popen.poll() is None
+
+  @property
+  def went_on_from(self) -> int:
+    """The step of the checkpoint that it began with, 0 where there was none."""
+    found = re.search(r"going on from step (\d+)", self.said)
+    return int(found[1]) if found else 0
 
   def end(self, *, seconds: float = 180) -> int:
     """Its exit status; killed, and an AssertionError, where it takes longer."""

@@ -1,26 +1,22 @@
 """Checkpoints that are torn, flipped, lost or in the way, of runs that are killed at any moment."""
 
-import contextlib
 import logging
 import os
 import random
 import re
 import shutil
 import signal
-import subprocess
 import time
 
 import jax
 import pytest
-from harness import Run
+from harness import SLOW
 
 from noise2music.checkpoints.leaves import nested
 from noise2music.checkpoints.manager import COMMIT_FILE, CheckpointManager, CheckpointPolicy
 from noise2music.checkpoints.restore import restore_params
-from noise2music.errors import UserError
 
 EVERY = 10
-SLOW = "--gin.faulty.Batches.delay_seconds=0.05"
 
 
 @pytest.fixture
@@ -33,11 +29,6 @@ def copy(straight, tmp_path):
 
 def fresh(straight, tmp_path):
   return straight.beside(f"run-{tmp_path.name}")
-
-
-def went_on_from(process):
-  found = re.search(r"going on from step (\d+)", process.said)
-  return int(found[1]) if found else 0
 
 
 def files(folder):
@@ -85,7 +76,7 @@ def kill_rounds(run, seeds, *, slow=SLOW):
     else:
       left, at = kill_at_random(run, process, seed), last_traced(run)
     if reached:
-      lost = reached - went_on_from(process)
+      lost = reached - process.went_on_from
       # What was being written when it was killed does not count; all before it does.
       assert lost <= EVERY + (reached - min(torn) if torn else 0), (lost, torn, process.said)
     if seed is not None:
@@ -224,7 +215,7 @@ def test_the_launcher_falls_back_says_which_file_and_ends_like_the_undisturbed_r
   named = rf"checkpoint {newest} in .* is damaged: params/\S+ has [\d,]+ bytes"
   assert re.search(named, process.said)
   assert f"falling back to checkpoint {before}" in process.said
-  assert went_on_from(process) == before
+  assert process.went_on_from == before
   assert copy.steps()[-1] == newest
   after = {step: seen for step, seen in straight.trace().items() if step > before}
   assert copy.trace() == after
@@ -239,91 +230,3 @@ def test_where_all_are_damaged_the_launcher_does_not_start_over(copy):
   assert "Traceback" not in process.said
   assert len(list(copy.checkpoints.glob("damaged-*"))) == 3  # nothing is thrown away
   assert "restore a backup" in process.said
-
-
-def said_in_one_sentence(process, *parts):
-  assert process.end(seconds=60) == 2, process.said
-  assert "Traceback" not in process.said
-  (line,) = [line for line in process.said.splitlines() if line.startswith("error:")]
-  for part in parts:
-    assert part in line
-
-
-def test_a_folder_that_is_removed_ends_the_run_in_one_sentence(straight, tmp_path):
-  run = fresh(straight, tmp_path)
-  (process,) = run.start(SLOW)
-  process.wait_for("step 15/60")
-  shutil.rmtree(run.checkpoints)
-  said_in_one_sentence(process, "cannot save checkpoint 20", "the folder is gone", "none before it")
-
-
-@pytest.fixture
-def read_only():
-  """read_only(folder): from then on nothing can be written under its path, root or not."""
-  with contextlib.ExitStack() as stack:
-
-    def mount(folder):
-      for options in (["--bind", folder, folder], ["-o", "remount,bind,ro", folder]):
-        if subprocess.run(["mount", *options], capture_output=True).returncode:
-          pytest.skip("only root may mount")
-        if options[0] == "--bind":
-          stack.callback(subprocess.run, ["umount", folder], check=True)
-      return stack.pop_all().close
-
-    yield mount
-
-
-@pytest.mark.slow
-def test_a_folder_that_turns_read_only(straight, tmp_path, read_only):
-  run = fresh(straight, tmp_path)
-  (process,) = run.start(SLOW)
-  process.wait_for("step 15/60")
-  restore_it = read_only(run.checkpoints)
-  try:
-    said_in_one_sentence(process, "cannot save checkpoint 20", "read only", "checkpoint 10 is")
-    (process,) = run.start()
-    said_in_one_sentence(process, "cannot write into", "the file system is read only")
-  finally:
-    restore_it()
-  (process,) = run.complete()
-  assert went_on_from(process) == 10
-  assert run.trace() == straight.trace()
-
-
-def test_a_full_disk_during_a_save(straight, tmp_path, small_disk):
-  """Two megabytes, filled while the third checkpoint is written."""
-  run = Run(folder=small_disk / "run", data=straight.data)
-  cache = {"JAX_COMPILATION_CACHE_DIR": str(straight.folder.parent / "xla")}
-  (process,) = run.start(SLOW, env=cache)
-  process.wait_for("step 25/60")
-  filler = small_disk / "filler"
-  with contextlib.suppress(OSError), filler.open("wb", buffering=0) as out:
-    while True:
-      out.write(bytes(4096))
-  said_in_one_sentence(process, "no space left", "checkpoint 20 is intact")
-  assert run.steps() == [10, 20]
-  assert not list(run.checkpoints.glob("*tmp*"))
-  filler.unlink()
-  (process,) = run.start(env=cache)
-  assert process.end() == 0, process.said
-  assert went_on_from(process) == 20
-  assert run.trace() == straight.trace()
-
-
-@pytest.mark.slow
-def test_reading_while_the_trainer_deletes(straight, tmp_path):
-  """Saves each step and keeps one: what is read is gone at once, or whole."""
-  run = fresh(straight, tmp_path)
-  keep = ("--gin.SAVE_EVERY=1", "--gin.CheckpointPolicy.keep_latest=1")
-  (process,) = run.start(*keep)
-  process.wait_for(r"step \d+/60")
-  read, failures = [], []
-  while process.running():
-    try:
-      read.append(restore_params(run.folder)[2]["step"])
-    except UserError as error:
-      failures.append(str(error))
-  assert process.end() == 0, process.said
-  assert len(set(read)) >= 5
-  assert read == sorted(read)
-  assert not failures

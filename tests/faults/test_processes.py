@@ -13,13 +13,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from harness import Run, free_port, listens, make_clips
+from harness import SLOW, Run, free_port, listens, make_clips
 
 from noise2music.checkpoints.manager import COMMIT_FILE, CheckpointManager
 
 HEARTBEAT = 5
 FLAGS = (f"--heartbeat_seconds={HEARTBEAT}", "--join_seconds=60")
-SLOW = "--gin.faulty.Batches.delay_seconds=0.05"
 LOST, HUNG = 75, 124
 
 

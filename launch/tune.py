@@ -185,10 +185,15 @@ class Measure:
     )
     self.variants.append(variant)
     made = dataclasses.replace(self.evaluation, sweep=Ways(ways=(variant,)))
-    record = evaluate(made, self.pipeline, encoders=self.encoders, say=lambda text: None)
+    said: list[str] = []
+    record = evaluate(made, self.pipeline, encoders=self.encoders, say=said.append)
     values = scalars(record)
     if self.metric not in values:
-      raise UserError(f"there is no score {self.metric}: use one of {', '.join(values)}")
+      why = next((line for line in said if self.metric in line), "")
+      raise UserError(
+        f"there is no score {self.metric}, only {', '.join(values)} {f'({why})' if why else ''}:"
+        " give more --clips, or another --metric"
+      )
     way = Tried(
       name=name,
       preset=preset,
@@ -296,7 +301,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--minutes", type=float, default=30.0, help="after which nothing new is tried (30)"
   )
-  parser.add_argument("--clips", type=int, default=32, help="to make for each way (32)")
+  parser.add_argument("--clips", type=int, default=64, help="to make for each way (64)")
   parser.add_argument("--duration", type=float, help="seconds of a clip; as trained")
   parser.add_argument("--batch-size", type=int, default=8, help="clips at once (8)")
   parser.add_argument(

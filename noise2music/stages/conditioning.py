@@ -108,19 +108,25 @@ jax.tree_util.register_dataclass(Text, ["embedding", "mask", "keep"], [])
 
 
 def align_signal(
-  signal: n2m.Signal, *, condition: Condition, target: Representation, steps: int, stride: int
+  signal: n2m.Signal,
+  *,
+  condition: Condition,
+  target: Representation,
+  steps: int,
+  stride: int,
+  resampling: Callable[..., jax.Array] = resample,
 ) -> Float[n2m.Array, "batch _ channels"]:
   """Brings a conditioning signal to the length at which the network takes it.
 
   signal: [batch, time, channels] at the condition's own rate. steps: the padded length of the
-  target. Returns [batch, steps, channels] for Stacked, [batch, steps // stride, channels] for
-  Aligned.
+  target. resampling: `audio.resample.resample`, or another of its form. Returns [batch, steps,
+  channels] for Stacked, [batch, steps // stride, channels] for Aligned.
   """
   match condition:
     case Stacked(source=source):
       if source.rate_hz != target.rate_hz:
         along_time = jnp.swapaxes(signal, 1, 2)
-        along_time = resample(along_time, from_hz=source.rate_hz, to_hz=target.rate_hz)
+        along_time = resampling(along_time, from_hz=source.rate_hz, to_hz=target.rate_hz)
         signal = jnp.swapaxes(along_time, 1, 2)
       return fit(signal, steps, axis=1)
     case Aligned():

@@ -104,7 +104,23 @@ class Text:
     return jnp.sum(self.embedding * weight, 1) / jnp.maximum(jnp.sum(weight, 1), 1)
 
 
-jax.tree_util.register_dataclass(Text, ["embedding", "mask", "keep"], [])
+def _text_of(_, leaves) -> Text:
+  """jax also makes trees of other things than arrays, such as what a program says of its arguments:
+  they pass the constructor by."""
+  text = object.__new__(Text)
+  for field, leaf in zip(dataclasses.fields(Text), leaves, strict=True):
+    object.__setattr__(text, field.name, leaf)
+  return text
+
+
+jax.tree_util.register_pytree_with_keys(
+  Text,
+  lambda text: (
+    [(jax.tree_util.GetAttrKey(f.name), getattr(text, f.name)) for f in dataclasses.fields(text)],
+    None,
+  ),
+  _text_of,
+)
 
 
 def align_signal(

@@ -123,12 +123,12 @@ def test_work_is_that_of_the_windows() -> None:
     return count_flops(lambda p, a: sample(objective.stage, p, **fixed, **a), params, arrays)
 
   lie = WINDOWS.on(objective.stage, steps=4_000)
-  assert len(lie.starts) == 5
-  assert flops(WINDOWS, 1.0) == pytest.approx(5 * flops(None, 0.25), rel=1e-6)
+  assert len(lie.starts) == 6
+  assert flops(WINDOWS, 1.0) == pytest.approx(6 * flops(None, 0.25), rel=1e-6)
 
 
 def test_memory_grows_by_the_clips_own_arrays_alone() -> None:
-  objective = tiny.objective("super_resolution")
+  objective = tiny.objective("super_resolution", network=tiny.network(base_width=32))
   params = random_params(objective, seed=0)["network"]
 
   def temporary(windows: InWindows | None, seconds: float) -> int:
@@ -141,9 +141,9 @@ def test_memory_grows_by_the_clips_own_arrays_alone() -> None:
     more = temporary(windows, 32.0) - temporary(windows, 16.0)
     return more / (16 * objective.stage.target.rate_hz * 4)
 
-  # The network's own are 40 to a step of the clip and more: eight channels in several places.
-  assert growth(WINDOWS) < 25
-  assert growth(None) > 35
+  # Measured: 6 and 113; the network's own have 32 channels.
+  assert growth(WINDOWS) < 10
+  assert growth(None) > 80
 
 
 _EIGHT = """

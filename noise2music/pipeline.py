@@ -39,6 +39,7 @@ MOST_SECONDS = 3_600  # in windows memory grows by the clip's own arrays alone, 
 MOST_SECONDS_WHOLE = 600  # beyond, programs and memory of a clip in one piece grow out of bounds
 HOST_SHARE = 0.25  # of a device's memory: weights that would take more of it lie on the host
 MOST_STEPS = 10_000
+BATCH_SIZE = 4
 OUR_PACKAGES = ("noise2music", "data_pipelines", "launch")
 
 
@@ -126,7 +127,7 @@ class Pipeline:
     cfg_scale: float | None = None,
     negative_prompt: str | None = None,
     seed: int | Sequence[int] | None = None,
-    batch_size: int = 4,
+    batch_size: int = BATCH_SIZE,
     sampling: Mapping[str, Sampling] | None = None,
     windows: InWindows | None = None,
     on_stage: Callable[[str, int, int], None] | None = None,
@@ -181,31 +182,14 @@ class Pipeline:
       signals=signals,
     )
 
-  def plan(
-    self,
-    prompt: str | Sequence[str],
-    *,
-    duration: float | None = None,
-    steps: int | None = None,
-    cfg_scale: float | None = None,
-    negative_prompt: str | None = None,
-    batch_size: int = 4,
-    sampling: Mapping[str, Sampling] | None = None,
-    windows: InWindows | None = None,
-  ) -> GenerationPlan:
-    """What `generate` would cost, asked the same; it compiles what `generate` then finds ready."""
+  def plan(self, prompt: str | Sequence[str], **request) -> GenerationPlan:
+    """What `generate` would cost; it compiles what `generate` then finds ready.
+
+    request: what `generate` is asked, but for the seed and the callbacks.
+    """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    asked = self._asked(
-      prompts,
-      duration=duration,
-      steps=steps,
-      cfg_scale=cfg_scale,
-      negative_prompt=negative_prompt,
-      batch_size=batch_size,
-      sampling=sampling,
-      windows=windows,
-    )
-    return self._plan(len(prompts), asked, negative=negative_prompt is not None)
+    negative = request.get("negative_prompt") is not None
+    return self._plan(len(prompts), self._asked(prompts, **request), negative=negative)
 
   def _plan(self, prompts: int, asked: Mapping[str, Any], *, negative: bool) -> GenerationPlan:
     return plan_generation(
@@ -221,13 +205,13 @@ class Pipeline:
     self,
     prompts: Sequence[str],
     *,
-    duration: float | None,
-    batch_size: int,
-    sampling: Mapping[str, Sampling] | None,
-    steps: int | None,
-    cfg_scale: float | None,
-    negative_prompt: str | None,
-    windows: InWindows | None,
+    duration: float | None = None,
+    steps: int | None = None,
+    cfg_scale: float | None = None,
+    negative_prompt: str | None = None,
+    batch_size: int = BATCH_SIZE,
+    sampling: Mapping[str, Sampling] | None = None,
+    windows: InWindows | None = None,
   ) -> dict[str, Any]:
     """seconds, batch_size and sampling of a request, as `Cascade.generate` takes them."""
     check_request(

@@ -102,6 +102,12 @@ class Planner:
       sample=self._sample(training, setup, sample_on, compiling=compiling) if self.clips else None,
     )
 
+  def sampling(self, training: Training) -> ProgramPlan:
+    """Of a sampling step alone, compiled, on the part of the topology that serves."""
+    mesh = _mesh(training.mesh, self.topology, compiling=True)
+    setup = prepare(training, training.batches.local_spec.shapes(), mesh=mesh)
+    return self._sample(training, setup, serving(self.topology), compiling=True)
+
   def _on_slices(self, training: Training) -> Training:
     """The mesh has as many slices as the topology."""
     slices = self.topology.slices

@@ -6,6 +6,7 @@ Modules are imported by the command that needs them, so that `n2m --help` answer
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import noise2music
 from noise2music.errors import Parser
@@ -99,6 +100,7 @@ def _generate(argv: Sequence[str]) -> int:
   args = _generate_parser().parse_args(argv)
   from launch import gin_main
   from noise2music.pipeline import Pipeline, check_request, make_output_folder
+  from noise2music.stages.spec import InWindows
 
   gin_main.set_up()
   names = ("duration", "steps", "cfg_scale", "negative_prompt", "seed", "batch_size")
@@ -106,16 +108,35 @@ def _generate(argv: Sequence[str]) -> int:
   check_request(args.prompt, output=args.output, **asked)
   make_output_folder(args.output)
   pipeline = Pipeline.from_pretrained(args.model)
+  if args.windows:
+    asked["windows"] = InWindows()
+  progress = _Progress()
   music = pipeline.generate(
     args.prompt,
     **asked,
     preset=args.preset,
-    on_stage=lambda name, first, clips: print(f"{name}: clip {first + 1} of {clips}", flush=True),
+    on_plan=progress.begin,
+    on_stage=progress.at_stage,
   )
   paths = music.save(args.output)
   for path, seed, prompt in zip(paths, music.seeds, music.prompts, strict=True):
     print(f"{path}  seed {seed}  {prompt}")
   return 0
+
+
+class _Progress:
+  """Prints the plan of a request, and then how far it is."""
+
+  def begin(self, plan: Any) -> None:
+    from noise2music.planning.generation import Pace
+
+    self._pace = Pace(plan)
+    print(plan, flush=True)
+
+  def at_stage(self, name: str, first: int, clips: int) -> None:
+    left = self._pace.seconds_left(name, first)
+    to_go = "" if left is None else f", about {max(1, round(left)):,} s to go"
+    print(f"{name}: clip {first + 1} of {clips}{to_go}", flush=True)
 
 
 def _generate_parser() -> argparse.ArgumentParser:
@@ -136,6 +157,11 @@ def _generate_parser() -> argparse.ArgumentParser:
   parser.add_argument("--negative-prompt", help="what to lead away from")
   parser.add_argument(
     "--seed", type=int, help="of the first clip; drawn and printed where left out"
+  )
+  parser.add_argument(
+    "--windows",
+    action="store_true",
+    help="make long clips in parts, each as long as what the stage was trained on",
   )
   parser.add_argument("--batch-size", type=int, help="clips at once")
   return parser

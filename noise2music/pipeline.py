@@ -11,7 +11,7 @@ import math
 import re
 import secrets
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,19 @@ from noise2music.diffusion.time_steps import UniformLogSnrSteps
 from noise2music.errors import UserError
 from noise2music.joint_embedding.embedder import Embedder
 from noise2music.joint_embedding.objective import JointEmbeddingObjective
+from noise2music.planning.generation import GenerationPlan, plan_generation
 from noise2music.sharding.mesh import MeshShape
 from noise2music.stages.cascade import Cascade
 from noise2music.stages.objective import DenoisingObjective
 from noise2music.stages.presets import Preset, read_presets
-from noise2music.stages.spec import Sampling, Stage
+from noise2music.stages.spec import InWindows, Sampling, Stage
 from noise2music.training.loop import Training
 
-MOST_SECONDS = 600  # beyond, programs and memory grow out of bounds
+MOST_SECONDS = 3_600  # in windows memory grows by the clip's own arrays alone, some 2 MB a second
+MOST_SECONDS_WHOLE = 600  # beyond, programs and memory of a clip in one piece grow out of bounds
+HOST_SHARE = 0.25  # of a device's memory: weights that would take more of it lie on the host
 MOST_STEPS = 10_000
+BATCH_SIZE = 4
 OUR_PACKAGES = ("noise2music", "data_pipelines", "launch")
 
 
@@ -75,13 +79,20 @@ class Pipeline:
 
   @classmethod
   def from_pretrained(
-    cls, path: str | Path, *, stages: Sequence[str] | None = None, ema: bool = True
+    cls,
+    path: str | Path,
+    *,
+    stages: Sequence[str] | None = None,
+    ema: bool = True,
+    weights_on_host: bool | None = None,
   ) -> "Pipeline":
     """From the folder of one training run, or a folder that holds one run for each stage.
 
     stages: names of the runs to take, where the folder holds more than one cascade. They are put in
-    the order in which they feed one another. Raises UserError where there is no run, or where the
-    runs do not make up one cascade.
+    the order in which they feed one another. weights_on_host: keeps them in the host's memory, and
+    each stage's on the device only while it runs; where None, as soon as they would take more than
+    a fourth of the device's memory. Raises UserError where there is no run, or where the runs do
+    not make up one cascade.
     """
     path = Path(path)
     if not path.is_dir():
@@ -104,6 +115,8 @@ class Pipeline:
       objective = _that_makes_music(objective, where=folder)
       dataset = manifest.get("dataset")
       loaded[objective] = objective.completed(params, dataset=dataset, folder=folder)
+      if weights_on_host or (weights_on_host is None and _crowd(list(loaded.values()))):
+        loaded = {made: jax.device_get(tree) for made, tree in loaded.items()}
     cascade = Cascade.ordered(loaded)
     params = tuple(loaded[o] for o in cascade.objectives)
     return cls(cascade=cascade, params=params, presets=read_presets(path))
@@ -117,10 +130,12 @@ class Pipeline:
     cfg_scale: float | None = None,
     negative_prompt: str | None = None,
     seed: int | Sequence[int] | None = None,
-    batch_size: int = 4,
+    batch_size: int = BATCH_SIZE,
     preset: str | None = None,
     sampling: Mapping[str, Sampling] | None = None,
+    windows: InWindows | None = None,
     on_stage: Callable[[str, int, int], None] | None = None,
+    on_plan: Callable[[GenerationPlan], None] | None = None,
   ) -> Generation:
     """One clip for each prompt.
 
@@ -131,36 +146,36 @@ class Pipeline:
     drawn where None. The seeds are in the result: the same prompt with the same seed gives the
     same clip, alone or among others. batch_size: clips at once, shared out among the devices as
     far as they divide; the devices that are left over share out the time of each clip. preset: one
-    of `presets`. sampling: of stages by their names, in place of their own or the preset's; steps
-    and cfg_scale change it in its turn.
+    of `presets`. sampling: of stages by their names, in place of their own or the preset's; steps,
+    cfg_scale and windows change it in its turn. windows: makes long clips in parts, in every stage;
+    each stage's own where None. on_stage: as in `Cascade.generate`. on_plan: is given what the
+    request costs, before it runs.
     """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    check_request(
+    asked = self._asked(
       prompts,
       duration=duration,
       steps=steps,
-      batch_size=batch_size,
       cfg_scale=cfg_scale,
       negative_prompt=negative_prompt,
+      batch_size=batch_size,
+      preset=preset,
+      sampling=sampling,
+      windows=windows,
     )
-    first = self.cascade.stages[0]
-    duration = first.train_seconds if duration is None else duration
     seeds = _seeds(seed, len(prompts))
+    batch_size = asked["batch_size"]
     devices = jax.device_count()
-    batch_size = _shared_out(min(batch_size, len(prompts)), devices=devices)
     mesh = MeshShape.sharing_out(batch_size, devices=devices).build() if devices > 1 else None
+    if on_plan is not None:
+      on_plan(self._plan(len(prompts), asked, negative=negative_prompt is not None))
     signals = self.cascade.generate(
       self.params,
       prompts,
       seeds=seeds,
-      seconds=duration,
-      batch_size=batch_size,
       negative_prompt=negative_prompt,
-      sampling={
-        stage.name: override(stage, steps=steps, cfg_scale=cfg_scale)
-        for stage in self.sampled_by({**self.preset(preset), **(sampling or {})})
-      },
       mesh=mesh,
+      **asked,
       on_stage=on_stage,
     )
     last = self.cascade.stages[-1]
@@ -172,6 +187,56 @@ class Pipeline:
       prompts=tuple(prompts),
       signals=signals,
     )
+
+  def plan(self, prompt: str | Sequence[str], **request) -> GenerationPlan:
+    """What `generate` would cost; it compiles what `generate` then finds ready.
+
+    request: what `generate` is asked, but for the seed and the callbacks.
+    """
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    negative = request.get("negative_prompt") is not None
+    return self._plan(len(prompts), self._asked(prompts, **request), negative=negative)
+
+  def _plan(self, prompts: int, asked: Mapping[str, Any], *, negative: bool) -> GenerationPlan:
+    return plan_generation(
+      self.cascade,
+      self.params,
+      prompts=prompts,
+      negative=negative,
+      compiled=jax.device_count() == 1,  # shared out, programs are others
+      **asked,
+    )
+
+  def _asked(
+    self,
+    prompts: Sequence[str],
+    *,
+    duration: float | None = None,
+    steps: int | None = None,
+    cfg_scale: float | None = None,
+    negative_prompt: str | None = None,
+    batch_size: int = BATCH_SIZE,
+    preset: str | None = None,
+    sampling: Mapping[str, Sampling] | None = None,
+    windows: InWindows | None = None,
+  ) -> dict[str, Any]:
+    """seconds, batch_size and sampling of a request, as `Cascade.generate` takes them."""
+    check_request(
+      prompts,
+      duration=duration,
+      steps=steps,
+      batch_size=batch_size,
+      cfg_scale=cfg_scale,
+      negative_prompt=negative_prompt,
+    )
+    duration = self.cascade.stages[0].train_seconds if duration is None else duration
+    chosen = {
+      stage.name: override(stage, steps=steps, cfg_scale=cfg_scale, windows=windows)
+      for stage in self.sampled_by({**self.preset(preset), **(sampling or {})})
+    }
+    check_length(duration, sampling=chosen.values())
+    shared = _shared_out(min(batch_size, len(prompts)), devices=jax.device_count())
+    return {"seconds": duration, "batch_size": shared, "sampling": chosen}
 
   def preset(self, name: str | None) -> Preset:
     """How stages are sampled in it; none of them otherwise than by themselves where None."""
@@ -191,6 +256,13 @@ class Pipeline:
     return [
       dataclasses.replace(s, sampling=sampling.get(name, s.sampling)) for name, s in own.items()
     ]
+
+
+def _crowd(params: n2m.PyTree) -> bool:
+  """Whether arrays on the device take more than their share of it; False where it does not say."""
+  limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+  there = sum(leaf.nbytes for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array))
+  return limit is not None and there > HOST_SHARE * limit
 
 
 def _shared_out(batch_size: int, *, devices: int) -> int:
@@ -285,8 +357,7 @@ def check_request(
     raise UserError(f"the duration must be longer than 0 seconds, got {duration:g}")
   if duration is not None and duration > MOST_SECONDS:
     raise UserError(
-      f"the duration must be at most {MOST_SECONDS:,} seconds, got {duration:g}: a clip is made in"
-      " one piece"
+      f"the duration must be at most {MOST_SECONDS:,} seconds, got {duration:g}: make several clips"
     )
   if steps is not None and steps > MOST_STEPS:
     raise UserError(
@@ -305,7 +376,18 @@ def check_request(
     raise UserError(f"cannot write {output}: end its name in one of {', '.join(AUDIO_SUFFIXES)}")
 
 
-def override(stage: Stage, *, steps: int | None, cfg_scale: float | None) -> Sampling:
+def check_length(seconds: float, *, sampling: Iterable[Sampling]) -> None:
+  """Raises UserError where a clip is too long to be made in one piece, and is to be."""
+  if seconds > MOST_SECONDS_WHOLE and any(each.windows is None for each in sampling):
+    raise UserError(
+      f"a clip in one piece must be at most {MOST_SECONDS_WHOLE:,} seconds, got {seconds:g}: make"
+      " it in windows (--windows, or generate(windows=InWindows()))"
+    )
+
+
+def override(
+  stage: Stage, *, steps: int | None, cfg_scale: float | None, windows: InWindows | None = None
+) -> Sampling:
   """The stage's sampling with what the caller asked for in place of its own."""
   sampling = stage.sampling
   if steps is not None:
@@ -315,6 +397,8 @@ def override(stage: Stage, *, steps: int | None, cfg_scale: float | None) -> Sam
     sampling = dataclasses.replace(sampling, sampler=DPMSolverPP2M(), time_steps=grid)
   if cfg_scale is not None and stage.text is not None:
     sampling = sampling.guided(cfg_scale)
+  if windows is not None:
+    sampling = dataclasses.replace(sampling, windows=windows)
   return sampling
 
 

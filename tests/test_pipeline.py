@@ -13,7 +13,7 @@ from noise2music.errors import UserError
 from noise2music.nn.unet1d import UNet1D
 from noise2music.stages import conditioning
 from noise2music.stages.representations import Waveform
-from noise2music.stages.spec import Sampling, Stage
+from noise2music.stages.spec import InWindows, Sampling, Stage
 
 
 def _stage(*, text: bool, sampling: Sampling) -> Stage:
@@ -64,6 +64,16 @@ def test_guidance_reaches_stages_with_text_alone() -> None:
   assert deaf.guidance_scale == 1.0
 
 
+def test_a_clip_too_long_for_one_piece_is_made_in_windows_or_refused() -> None:
+  own = dataclasses.replace(OWN, windows=InWindows())
+  pipeline.check_length(600, sampling=[OWN])
+  pipeline.check_length(3_600, sampling=[own])
+  with pytest.raises(UserError, match="at most 600 seconds, got 601: make it in windows"):
+    pipeline.check_length(601, sampling=[own, OWN])
+  stage = _stage(text=False, sampling=OWN)
+  assert pipeline.override(stage, steps=None, cfg_scale=None, windows=InWindows()) == own
+
+
 def test_a_vocabulary_is_found_beside_a_run_that_was_moved(tmp_path: Path) -> None:
   run = tmp_path / "moved" / "stage"
   run.mkdir(parents=True)
@@ -94,7 +104,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_runs(tmp_pa
     ({"prompts": ["  "]}, "the prompt is empty"),
     ({"duration": -1.0}, "longer than 0 seconds, got -1"),
     ({"duration": float("inf")}, "longer than 0 seconds"),
-    ({"duration": 1e9}, "at most 600 seconds"),
+    ({"duration": 1e9}, "at most 3,600 seconds"),
     ({"steps": 10_000_000}, "at most 10,000"),
     ({"seed": -2}, "the seed must be"),
     ({"seed": 2**63}, "the seed must be"),

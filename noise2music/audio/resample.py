@@ -16,6 +16,8 @@ from jaxtyping import Float
 from noise2music.audio import framing
 from noise2music.typing import Array
 
+BLOCK = 1 << 16  # samples of a block at the higher rate, at most
+
 
 def resampled_length(n: int, *, from_hz: int, to_hz: int) -> int:
   """n * to_hz / from_hz, halves rounded up, at least 1 (in whole numbers, so exact at any n).
@@ -79,3 +81,33 @@ def _resize_spectrum(x: jax.Array, length: int) -> jax.Array:
   missing = length // 2 + 1 - kept.shape[-1]
   kept = jnp.pad(kept, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
   return jnp.fft.irfft(kept, n=length, axis=-1) * (length / n)
+
+
+def resample_in_blocks(
+  x: Float[Array, "*batch samples"], *, from_hz: int, to_hz: int
+) -> Float[Array, "*batch resampled"]:
+  """`resample` by FFTs of blocks, for clips whose own length makes a bad FFT or a long one.
+
+  Blocks overlap by half; each is brought down to zero by a raised cosine in its outer quarters,
+  which are left out of the result. The same to some 1e-4 of the signal's peak, but for energy right
+  at the lower Nyquist frequency and for the clip's ends: what lies beyond them is silence here, the
+  other end there.
+  """
+  common = math.gcd(from_hz, to_hz)
+  up, down = to_hz // common, from_hz // common
+  if up == down:
+    return resample(x, from_hz=from_hz, to_hz=to_hz)
+  part = max(1, BLOCK // (4 * max(up, down)))
+  part = 1 << (part.bit_length() - 1)
+  quarter = down * part  # of a block, in samples at from_hz
+  n = x.shape[-1]
+  rows = -(-n // (2 * quarter)) + 1
+  x = framing.pad_to(jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(quarter, 0)]), rows * 2 * quarter)
+  x = x.reshape(*x.shape[:-1], rows, 2 * quarter)
+  blocks = jnp.concatenate([x[..., :-1, :], x[..., 1:, :]], axis=-1)
+  rise = 0.5 - 0.5 * jnp.cos(jnp.pi * (jnp.arange(quarter) + 0.5) / quarter)
+  taper = jnp.concatenate([rise, jnp.ones(2 * quarter), rise[::-1]])
+  made = resample(blocks * taper, from_hz=from_hz, to_hz=to_hz)
+  kept = made[..., up * part : 3 * up * part]
+  whole = kept.reshape(*kept.shape[:-2], -1)
+  return framing.fit(whole, resampled_length(n, from_hz=from_hz, to_hz=to_hz))

@@ -79,6 +79,8 @@ class Topology:
     settings = {"num_slices": self.slices} if self.slices > 1 else {}
     if self.chip.name == "v4":
       settings["chip_config_name"] = "megacore"  # two cores as one device, as they are used
+    if math.prod(self.shape) == 1:  # a machine with one chip, where hosts have four
+      settings["chips_per_host_bounds"] = (1, 1, 1)
     generation, _, _ = self.name.partition(":")
     shape = self.shape + (1,) * (3 - len(self.shape))
     try:

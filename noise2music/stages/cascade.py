@@ -9,7 +9,7 @@ import numpy as np
 
 from noise2music import typing as n2m
 from noise2music.errors import UserError
-from noise2music.sharding.rules import LogicalRules
+from noise2music.sharding.rules import LogicalRules, replicated
 from noise2music.stages.conditioning import Text
 from noise2music.stages.generate import clip_keys, sample
 from noise2music.stages.objective import TEXT_ENCODER, DenoisingObjective
@@ -102,12 +102,16 @@ class Cascade:
   ) -> dict[str, np.ndarray]:
     """One clip for each prompt and seed: {stage name: [clips, steps, channels] float32}.
 
-    params: one tree a stage, as its objective's `init` returns. seconds: of each clip, any length
-    above zero. batch_size: clips that run at once; the last batch is filled up with copies, so a
-    clip is bit for bit the same whatever else is asked for, as long as batch_size stays. sampling:
-    stage name -> in place of the stage's own. mesh: of `MeshShape`, among
-    whose devices the clips of a batch are shared out, and along `sequence` the time of each;
-    without one, a single device makes them all.
+    Stage by stage, each for all clips before the next, so that the weights of one are needed at a
+    time.
+
+    params: one tree a stage, as its objective's `init` returns. Of numpy arrays a stage's text
+    encoder, then its network, are put onto the devices while they run, and freed before the next;
+    arrays of jax stay where they are. seconds: of each clip, any length above zero. batch_size:
+    clips that run at once; the last batch is filled up with copies, so a clip is bit for bit the
+    same whatever else is asked for, as long as batch_size stays. sampling: stage name -> in place
+    of the stage's own. mesh: of `MeshShape`, among whose devices the clips of a batch are shared
+    out, and along `sequence` the time of each; without one, a single device makes them all.
     on_stage: called with (stage name, first clip, clips in all) when a stage begins a batch.
     """
     if seconds <= 0:
@@ -121,32 +125,41 @@ class Cascade:
         "without guidance a negative prompt leads nowhere: ask for a guidance scale above 1, or"
         " leave the negative prompt out"
       )
-    parts: dict[str, list[np.ndarray]] = {stage.name: [] for stage in self.stages}
-    for start, rows in _batches(len(prompts), batch_size):
-      made: dict[str, jax.Array] = {}
-      for index, (objective, tree) in enumerate(zip(self.objectives, params, strict=True)):
-        stage = objective.stage
-        if on_stage is not None:
-          on_stage(stage.name, start, len(prompts))
-        keys = clip_keys(np.asarray(seeds)[rows], stage_name=stage.name)
-        text = _embed(objective, tree, [prompts[row] for row in rows])
-        led_away = negative_prompt if stage.name in guided else None
-        negative = _embed(objective, tree, [led_away] * len(rows))
-        with _sharing(mesh, keys, text, negative) as (keys, text, negative):
-          made[stage.name] = sample(
-            stage,
-            tree["network"],
-            keys=keys,
-            steps=max(1, round(seconds * stage.target.rate_hz)),
-            text=text,
-            negative_text=negative,
-            signals={name: made[maker] for name, maker in self.sources(index).items()},
-            sampling=samplings[stage.name],
-          )
-      clips = min(batch_size, len(prompts) - start)
-      for name, signal in made.items():
-        parts[name].append(np.asarray(signal[:clips], np.float32))
-    return {name: np.concatenate(signals) for name, signals in parts.items()}
+    made: dict[str, np.ndarray] = {}
+    for index, (objective, tree) in enumerate(zip(self.objectives, params, strict=True)):
+      stage = objective.stage
+      sources = {name: made[maker] for name, maker in self.sources(index).items()}
+      steps = max(1, round(seconds * stage.target.rate_hz))
+      batches = list(_batches(len(prompts), batch_size))
+      texts = _embedded(
+        objective,
+        tree,
+        [[prompts[row] for row in rows] for _, rows in batches],
+        negative_prompt=negative_prompt if stage.name in guided else None,
+        mesh=mesh,
+      )
+      parts = []
+      with _on_device(tree["network"], mesh=mesh) as network:
+        for (start, rows), (text, negative) in zip(batches, texts, strict=True):
+          if on_stage is not None:
+            on_stage(stage.name, start, len(prompts))
+          keys = clip_keys(np.asarray(seeds)[rows], stage_name=stage.name)
+          signals = {name: signal[rows] for name, signal in sources.items()}
+          with _sharing(mesh, keys, text, negative, signals) as (keys, text, negative, signals):
+            signal = sample(
+              stage,
+              network,
+              keys=keys,
+              steps=steps,
+              text=text,
+              negative_text=negative,
+              signals=signals,
+              sampling=samplings[stage.name],
+            )
+          clips = min(batch_size, len(prompts) - start)
+          parts.append(np.asarray(signal[:clips], np.float32))
+      made[stage.name] = np.concatenate(parts)
+    return made
 
   def _samplings(self, changed: Mapping[str, Sampling]) -> dict[str, Sampling]:
     """How each stage is sampled: as `changed` says, else in its own way."""
@@ -165,6 +178,24 @@ def _batches(clips: int, batch_size: int) -> Iterator[tuple[int, list[int]]]:
 
 
 @contextlib.contextmanager
+def _on_device(tree: n2m.PyTree, *, mesh: jax.sharding.Mesh | None) -> Iterator[n2m.PyTree]:
+  """The tree with its numpy arrays on the device, or whole on all of a mesh; freed at the end."""
+  ours = []
+
+  def put(leaf: n2m.Array) -> jax.Array:
+    if not isinstance(leaf, np.ndarray):
+      return leaf
+    ours.append(jax.device_put(leaf, None if mesh is None else replicated(mesh)))
+    return ours[-1]
+
+  try:
+    yield jax.tree.map(put, tree)
+  finally:
+    for leaf in ours:
+      leaf.delete()
+
+
+@contextlib.contextmanager
 def _sharing(mesh: jax.sharding.Mesh | None, *batch: n2m.PyTree) -> Iterator[tuple]:
   """The batch, shared out among the devices of a mesh that is in force meanwhile."""
   if mesh is None:
@@ -175,13 +206,27 @@ def _sharing(mesh: jax.sharding.Mesh | None, *batch: n2m.PyTree) -> Iterator[tup
     yield jax.device_put(batch, rules.batch_sharding(mesh))
 
 
+def _embedded(
+  objective: DenoisingObjective,
+  params: n2m.PyTree,
+  batches: Sequence[Sequence[str]],
+  *,
+  negative_prompt: str | None,
+  mesh: jax.sharding.Mesh | None,
+) -> list[tuple[Text | None, Text | None]]:
+  """(prompts, negative prompts) of each batch, by an encoder that is then no longer needed."""
+  with _on_device(params.get(TEXT_ENCODER), mesh=mesh) as encoder:
+    embed = lambda texts: _embed(objective, encoder, texts)  # noqa: E731
+    return [(embed(prompts), embed([negative_prompt] * len(prompts))) for prompts in batches]
+
+
 def _embed(
-  objective: DenoisingObjective, params: n2m.PyTree, prompts: Sequence[str | None]
+  objective: DenoisingObjective, encoder: n2m.PyTree | None, prompts: Sequence[str | None]
 ) -> Text | None:
   """The prompts' embeddings; None where the stage takes no text or there is no prompt."""
   if objective.text_conditioner is None or prompts[0] is None:
     return None
-  if TEXT_ENCODER not in params:
+  if encoder is None:
     raise UserError(
       f"stage {objective.stage.name} was trained on texts embedded ahead, so its parameters hold no"
       " text encoder: load it by Pipeline.from_pretrained, which adds the one its config names"
@@ -189,6 +234,4 @@ def _embed(
   tokens, mask = objective.text_conditioner.tokenize(
     prompts, length=objective.stage.text.token_length
   )
-  return objective.text_conditioner.text(
-    params[TEXT_ENCODER], tokens, mask, keep=np.ones(len(prompts), bool)
-  )
+  return objective.text_conditioner.text(encoder, tokens, mask, keep=np.ones(len(prompts), bool))

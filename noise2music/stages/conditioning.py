@@ -104,23 +104,45 @@ class Text:
     return jnp.sum(self.embedding * weight, 1) / jnp.maximum(jnp.sum(weight, 1), 1)
 
 
-jax.tree_util.register_dataclass(Text, ["embedding", "mask", "keep"], [])
+def _text_of(_, leaves) -> Text:
+  """jax also makes trees of other things than arrays, such as what a program says of its arguments:
+  they pass the constructor by."""
+  text = object.__new__(Text)
+  for field, leaf in zip(dataclasses.fields(Text), leaves, strict=True):
+    object.__setattr__(text, field.name, leaf)
+  return text
+
+
+jax.tree_util.register_pytree_with_keys(
+  Text,
+  lambda text: (
+    [(jax.tree_util.GetAttrKey(f.name), getattr(text, f.name)) for f in dataclasses.fields(text)],
+    None,
+  ),
+  _text_of,
+)
 
 
 def align_signal(
-  signal: n2m.Signal, *, condition: Condition, target: Representation, steps: int, stride: int
+  signal: n2m.Signal,
+  *,
+  condition: Condition,
+  target: Representation,
+  steps: int,
+  stride: int,
+  resampling: Callable[..., jax.Array] = resample,
 ) -> Float[n2m.Array, "batch _ channels"]:
   """Brings a conditioning signal to the length at which the network takes it.
 
   signal: [batch, time, channels] at the condition's own rate. steps: the padded length of the
-  target. Returns [batch, steps, channels] for Stacked, [batch, steps // stride, channels] for
-  Aligned.
+  target. resampling: `audio.resample.resample`, or another of its form. Returns [batch, steps,
+  channels] for Stacked, [batch, steps // stride, channels] for Aligned.
   """
   match condition:
     case Stacked(source=source):
       if source.rate_hz != target.rate_hz:
         along_time = jnp.swapaxes(signal, 1, 2)
-        along_time = resample(along_time, from_hz=source.rate_hz, to_hz=target.rate_hz)
+        along_time = resampling(along_time, from_hz=source.rate_hz, to_hz=target.rate_hz)
         signal = jnp.swapaxes(along_time, 1, 2)
       return fit(signal, steps, axis=1)
     case Aligned():

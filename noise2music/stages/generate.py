@@ -7,7 +7,7 @@ batch, so a clip is the same alone, among others and on any number of devices.
 import dataclasses
 import functools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,9 @@ from jaxtyping import Integer
 
 from noise2music import typing as n2m
 from noise2music.audio.framing import fit, padded_length
-from noise2music.audio.resample import resample
+from noise2music.audio.resample import resample, resample_in_blocks
 from noise2music.diffusion import guidance
+from noise2music.diffusion.windows import Windows, windowed
 from noise2music.sharding.rows import by_rows
 from noise2music.stages.conditioning import Text, align_signal, network_inputs
 from noise2music.stages.spec import Sampling, Stage
@@ -90,6 +91,7 @@ def _checked(
 def _sample(stage, steps, sampling, network_params, keys, scale, text, negative_text, signals):
   network_params = stage.network.rounded(network_params)
   padded = padded_length(steps, stage.network.stride)
+  windows = sampling.windows and sampling.windows.on(stage, steps=padded)
   signals = {
     name: by_rows(
       functools.partial(
@@ -98,6 +100,7 @@ def _sample(stage, steps, sampling, network_params, keys, scale, text, negative_
         target=stage.target,
         steps=padded,
         stride=stage.network.stride,
+        resampling=_resampling(windows),
       ),
       signal,
     )
@@ -145,12 +148,14 @@ def guided_denoiser(
   scale: of guidance, where `sampling` guides at all. signals: as the network takes them. steps:
   length of x_t.
   """
+  windows = sampling.windows and sampling.windows.on(stage, steps=steps)
   if sampling.guidance_scale == 1:
-    eps_fn = denoiser(stage, network_params, text=text, signals=signals)
+    eps_fn = denoiser(stage, network_params, text=text, signals=signals, windows=windows)
   else:
     away = negative_text or dataclasses.replace(text, keep=jnp.zeros_like(text.keep))
-    predict = functools.partial(denoiser, stage, network_params)
-    if stage.network.weights_prevail(network_params, steps=steps):
+    predict = functools.partial(denoiser, stage, network_params, windows=windows)
+    seen = windows.length * windows.at_once if windows else steps
+    if stage.network.weights_prevail(network_params, steps=seen):
       texts = jax.tree.map(guidance.paired, text, away)
       twice = {name: guidance.paired(signal, signal) for name, signal in signals.items()}
       both = guidance.in_one(predict(text=texts, signals=twice))
@@ -169,7 +174,9 @@ def guided_denoiser(
         schedule=stage.noise_schedule,
       )
   if sampling.keep_low_band:
-    eps_fn = _keeping_low_band(eps_fn, stage, signals[stage.low_band])
+    eps_fn = _keeping_low_band(
+      eps_fn, stage, signals[stage.low_band], resampling=_resampling(windows)
+    )
   if sampling.clip_percentile is not None:
     eps_fn = guidance.dynamic_clip(
       eps_fn,
@@ -180,13 +187,20 @@ def guided_denoiser(
   return eps_fn
 
 
-def _keeping_low_band(eps_fn: n2m.EpsFn, stage: Stage, low: n2m.Signal) -> n2m.EpsFn:
+def _resampling(windows: Windows | None) -> Callable[..., jax.Array]:
+  """Whose memory does not grow with the clip where that is made in windows."""
+  return resample if windows is None else resample_in_blocks
+
+
+def _keeping_low_band(
+  eps_fn: n2m.EpsFn, stage: Stage, low: n2m.Signal, *, resampling: Callable[..., jax.Array]
+) -> n2m.EpsFn:
   """low: the condition, already at the target's rate, [batch, steps, 1]."""
   source, target = stage.conditions[stage.low_band].source, stage.target
 
   def keep(x: n2m.Signal, low: n2m.Signal) -> n2m.Signal:
-    ours = resample(x[..., 0], from_hz=target.rate_hz, to_hz=source.rate_hz)
-    ours = fit(resample(ours, from_hz=source.rate_hz, to_hz=target.rate_hz), x.shape[1])
+    ours = resampling(x[..., 0], from_hz=target.rate_hz, to_hz=source.rate_hz)
+    ours = fit(resampling(ours, from_hz=source.rate_hz, to_hz=target.rate_hz), x.shape[1])
     return x + low * (target.gain / source.gain) - ours[..., None]
 
   kept = lambda x: by_rows(keep, x, low)  # noqa: E731
@@ -199,13 +213,19 @@ def denoiser(
   *,
   text: Text | None,
   signals: Mapping[str, n2m.OtherSignal],
+  windows: Windows | None = None,
 ) -> n2m.EpsFn:
-  """The network as eps(x_t, t), its conditions bound; `signals` as the network takes them."""
+  """The network as eps(x_t, t), its conditions bound; `signals` as the network takes them.
 
-  def eps_fn(x_t: n2m.Signal, t: n2m.Level) -> n2m.Signal:
+  windows: on the clips; None where the network is to see them whole.
+  """
+
+  def eps_fn(x_t: n2m.Signal, t: n2m.Level, signals: Mapping[str, n2m.OtherSignal]) -> n2m.Signal:
     inputs, entries = network_inputs(x_t, conditions=stage.conditions, signals=signals, text=text)
     output = stage.network.apply({"params": network_params}, inputs, t, **entries)
     alpha, sigma = stage.noise_schedule.alpha(t), stage.noise_schedule.sigma(t)
     return stage.prediction.to_eps(output, x_t, alpha=alpha, sigma=sigma)
 
-  return eps_fn
+  if windows is not None:
+    return windowed(eps_fn, windows=windows, signals=signals)
+  return functools.partial(eps_fn, signals=signals)

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from noise2music.diffusion import samplers, time_steps
 from noise2music.errors import UserError
-from noise2music.stages.spec import Sampling
+from noise2music.stages.spec import InWindows, Sampling
 
 FILE = "presets.json"
 VERSION = 1
@@ -23,6 +23,7 @@ _CLASSES = {
   made.__name__: made
   for made in (
     Sampling,
+    InWindows,
     samplers.Ancestral,
     samplers.DDIM,
     samplers.DPMSolverPP2M,

@@ -6,12 +6,54 @@ from collections.abc import Mapping
 from typing import Any
 
 from noise2music import typing as n2m
+from noise2music.audio.framing import padded_length
 from noise2music.diffusion.gaussian import EpsPrediction
 from noise2music.diffusion.losses import SimplifiedWeight
 from noise2music.diffusion.samplers import Ancestral, Sampler
 from noise2music.diffusion.time_steps import UniformSteps
+from noise2music.diffusion.windows import Windows
 from noise2music.stages.conditioning import Aligned, Combine, Condition, CrossAttention, Stacked
 from noise2music.stages.representations import Representation, Spectrogram, Waveform
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InWindows:
+  """A clip that is longer than a window is denoised in windows, jointly (`diffusion.windows`).
+
+  seconds: of a window, brought up to the network's stride; None is the length that the stage was
+  trained on. overlap: of two neighbours at least, as a share of a window. at_once: windows in one
+  call of the network, each of which takes memory.
+
+  Raises ValueError, when built, on numbers that mean nothing.
+  """
+
+  seconds: float | None = None
+  overlap: float = 0.25
+  at_once: int = 1
+
+  def __post_init__(self):
+    if self.seconds is not None and not 0 < self.seconds < math.inf:
+      raise ValueError(f"the seconds of a window must be above 0, got {self.seconds}")
+    if not 0 <= self.overlap <= 0.5:
+      raise ValueError(f"the overlap of windows must lie in [0, 0.5], got {self.overlap}")
+    if self.at_once < 1:
+      raise ValueError(f"at least one window must run at once, got {self.at_once}")
+
+  def on(self, stage: "Stage", *, steps: int) -> Windows | None:
+    """On a clip of `steps` of the stage's target; None where it is no longer than one window."""
+    stride = stage.network.stride
+    seconds = stage.train_seconds if self.seconds is None else self.seconds
+    length = padded_length(round(seconds * stage.target.rate_hz), stride)
+    if steps <= length:
+      return None
+    overlap = min(round(self.overlap * length), length - stride)
+    return Windows(
+      steps=padded_length(steps, stride),
+      length=length,
+      overlap=overlap,
+      multiple=stride,
+      at_once=self.at_once,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +68,8 @@ class Sampling:
   waveform gets back the band that its low-fidelity condition holds, so that the stage adds to what
   it was given and cannot lose it. start_noise: standard deviation of the noise that sampling starts
   from; below 1 it draws nearer to the mean of what the condition allows, with less hiss. Both are
-  not in the paper: they help cascaders that were trained too short.
+  not in the paper: they help cascaders that were trained too short. windows: how a long clip is
+  made of parts; None makes it in one piece, whose memory grows with it.
 
   Raises ValueError, when built, on numbers that mean nothing.
   """
@@ -39,6 +82,7 @@ class Sampling:
   clip_percentile: float | None = 99.5
   keep_low_band: bool = False
   start_noise: float = 1.0
+  windows: InWindows | None = None
 
   def __post_init__(self):
     if not math.isfinite(self.guidance_scale):

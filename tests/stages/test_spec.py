@@ -6,7 +6,7 @@ import tiny
 from noise2music.diffusion.noise_schedules import CosineSchedule
 from noise2music.diffusion.time_steps import UniformLogSnrSteps
 from noise2music.stages import conditioning
-from noise2music.stages.spec import Sampling, Stage
+from noise2music.stages.spec import InWindows, Sampling, Stage
 
 
 def _stage(**changes) -> Stage:
@@ -76,6 +76,29 @@ def test_refuses_what_it_could_not_honour(changes: dict, message: str) -> None:
 def test_sampling_refuses_numbers_that_mean_nothing(settings: dict) -> None:
   with pytest.raises(ValueError, match=list(settings)[-1]):
     Sampling(**settings)
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    ({"seconds": 0.0}, "seconds of a window"),
+    ({"seconds": float("inf")}, "seconds of a window"),
+    ({"overlap": -0.1}, "overlap of windows"),
+    ({"overlap": 0.6}, "overlap of windows"),
+    ({"at_once": 0}, "at least one window"),
+  ],
+)
+def test_windows_refuse_numbers_that_mean_nothing(settings: dict, message: str) -> None:
+  with pytest.raises(ValueError, match=message):
+    InWindows(**settings)
+
+
+def test_windows_are_as_long_as_what_the_stage_was_trained_on_where_nothing_else_is_said() -> None:
+  stage = tiny.objective("spectrogram_vocoder").stage  # of .5 s at 4,000 Hz, stride 40
+  assert InWindows().on(stage, steps=2_000) is None
+  lie = InWindows().on(stage, steps=2_001)
+  assert (lie.steps, lie.length, lie.overlap, lie.multiple) == (2_040, 2_000, 500, 40)
+  assert InWindows(seconds=0.001).on(stage, steps=80).length == 40, "at least one stride"
 
 
 def test_text_and_conditioner_go_together() -> None:

@@ -110,7 +110,7 @@ def _like_a_trained_one(params):
   "way", [functools.partial(Progressive, substeps=4), functools.partial(Consistency, parts=4)]
 )
 def test_a_student_of_two_steps_comes_nearer_to_its_teachers_clips(way):
-  """Floor: the teacher itself in two steps, unguided. What is learnt takes a quarter off its distance."""
+  """Floor: the teacher in two steps, unguided. What is learnt takes a quarter off its distance."""
   many = Sampling(
     time_steps=UniformLogSnrSteps(count=8), sampler=DDIM(), clip_percentile=None,
     guidance_scale=3.0,

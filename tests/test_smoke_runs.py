@@ -142,3 +142,73 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path, capsys: pytest.CaptureF
 def test_unknown_command_is_named(capsys: pytest.CaptureFixture) -> None:
   assert cli.main(["compose"]) == 2
   assert "data, label, train, generate" in capsys.readouterr().err
+
+
+def test_a_student_is_taught_and_takes_its_teachers_place(
+  runs: Path, data: Path, tmp_path: Path, light_compilation: None
+) -> None:
+  for way in ("progressive", "consistency"):
+    flags = [
+      "--gin_file=configs/runs/smoke/waveform_generator.gin",
+      f"--gin_file=configs/distillation/{way}.gin",
+      "--gin_file=configs/distillation/from_eps.gin",
+      f'--gin.TEACHER="{runs / "waveform_generator"}"',
+      f'--gin.MODEL_DIR="{tmp_path / way}"',
+      f'--gin.DATA="{data}"',
+      "--gin.TRAIN_STEPS=2",
+      "--gin.STUDENT_STEPS=4",
+    ]
+    assert gin_main.run(train.main, [*flags, *FEW]) == 0
+    request = [
+      "generate",
+      "--model",
+      str(tmp_path / way),
+      "-p",
+      "Major chord.",
+      "--duration",
+      "0.5",
+    ]
+    assert cli.main([*request, "-o", str(tmp_path / f"{way}.wav")]) == 0
+    audio, rate = soundfile.read(tmp_path / f"{way}.wav")
+    assert (rate, len(audio)) == (3_200, 1_600)
+    assert np.std(audio) > 0
+
+
+def test_tuning_leaves_presets_that_generate_takes(
+  runs: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+  model = runs / "waveform_generator"
+  asked = [
+    "--prompts",
+    str(data),
+    "--split",
+    "train",
+    "--metric",
+    "kad_log_mel",
+    "--out",
+    str(tmp_path),
+  ]
+  few = ["--clips", "4", "--duration", "1.1", "--batch-size", "4", "--minutes", "0.01"]
+  assert cli.main(["tune", str(model), *asked, *few]) == 0
+  assert (tmp_path / "report.html").is_file()
+  record = json.loads((tmp_path / "tuning.json").read_text())
+  assert record["presets"].keys() == {"draft", "balanced", "best"}
+  request = [
+    "generate",
+    "--model",
+    str(model),
+    "-p",
+    "Major chord.",
+    "--duration",
+    "0.5",
+    "--seed",
+    "1",
+  ]
+  out = tmp_path / "draft.wav"
+  assert cli.main([*request, "--preset", "draft", "-o", str(out)]) == 0
+  assert np.std(soundfile.read(out)[0]) > 0
+  capsys.readouterr()
+  assert cli.main([*request, "--preset", "grand", "-o", str(out)]) == 2
+  assert (
+    "there is no preset 'grand' here: use one of draft, balanced, best" in capsys.readouterr().err
+  )

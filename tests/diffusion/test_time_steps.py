@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 from diffusion_grids import COSINE, GRIDS, LINEAR
 
-from noise2music.diffusion.time_steps import SegmentedSteps, UniformLogSnrSteps, UniformSteps
+from noise2music.diffusion.time_steps import (
+  EDMSteps,
+  SegmentedSteps,
+  UniformLogSnrSteps,
+  UniformSteps,
+)
 
 
 def check_grid(times, count):
@@ -69,3 +74,32 @@ def test_refuses_what_is_no_grid(make):
 def test_lists_from_a_config_file_are_hashable():
   steps = SegmentedSteps(segments=[[0.25, 1], [0.75, 3]])
   assert hash(steps) == hash(SegmentedSteps(segments=((0.25, 1), (0.75, 3))))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 20, 100, 1_000])
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_list_of_segments_in_fewer_steps_keeps_its_shape(name, count):
+  grid = GRIDS[name]
+  steps = SegmentedSteps(segments=grid.segments, back_heavy=grid.back_heavy)
+  fewer = steps.of(count)
+  times = fewer.times(grid.schedule)
+  assert fewer.count == count == len(times) - 1
+  assert (times[0], times[-1]) == (1.0, 0.0)
+  if steps.count % count == 0 and count >= 100:
+    # Every k-th time of the whole list, to within a step of the coarser one.
+    whole = steps.times(grid.schedule)[:: steps.count // count]
+    assert np.abs(times - whole).max() < np.abs(np.diff(times)).max()
+
+
+def test_edm_steps_by_hand():
+  grid = EDMSteps(count=5, rho=2.0, sigma_max=16.0, sigma_min=1.0)
+  times = grid.times(COSINE)
+  sigmas = COSINE.sigma(times) / COSINE.alpha(times)
+  np.testing.assert_allclose(sigmas[1:-1], [16.0, 9.0, 4.0, 1.0], rtol=1e-6)
+  assert (times[0], times[-1]) == (1.0, 0.0)
+  assert len(grid.of(9).times(COSINE)) == 10
+  for wrong in ({"count": 2}, {"rho": 0.0}, {"sigma_min": 20.0}):
+    with pytest.raises(ValueError, match="EDMSteps needs"):
+      EDMSteps(**{"count": 5, "sigma_max": 16.0, **wrong})
+  with pytest.raises(ValueError, match="must lie within the schedule"):
+    EDMSteps(count=5, sigma_max=1e6).times(COSINE)

@@ -107,7 +107,11 @@ def _like_a_trained_one(params):
 
 
 @pytest.mark.parametrize(
-  "way", [functools.partial(Progressive, substeps=4), functools.partial(Consistency, parts=4)]
+  "way",
+  [
+    functools.partial(Consistency, parts=4),
+    pytest.param(functools.partial(Progressive, substeps=4), marks=pytest.mark.slow),
+  ],
 )
 def test_a_student_of_two_steps_comes_nearer_to_its_teachers_clips(way):
   """Floor: the teacher in two steps, unguided. What is learnt takes a quarter off its distance."""

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from noise2music import typing as n2m
+from noise2music.audio.recording import Recording
 from noise2music.audio.wav_io import AUDIO_SUFFIXES, write_audio
 from noise2music.checkpoints import leaves
 from noise2music.checkpoints.restore import is_checkpoint, restore_params
@@ -30,6 +31,7 @@ from noise2music.joint_embedding.embedder import Embedder
 from noise2music.joint_embedding.objective import JointEmbeddingObjective
 from noise2music.sharding.mesh import MeshShape
 from noise2music.stages.cascade import Cascade
+from noise2music.stages.edits import Blend, Edit, Loop, check_edits, clip_seconds, whole_loop
 from noise2music.stages.objective import DenoisingObjective
 from noise2music.stages.presets import Preset, read_presets
 from noise2music.stages.spec import Sampling, Stage
@@ -120,6 +122,9 @@ class Pipeline:
     batch_size: int = 4,
     preset: str | None = None,
     sampling: Mapping[str, Sampling] | None = None,
+    blend: Blend | None = None,
+    init_audio: str | Path | Recording | Generation | None = None,
+    edits: Sequence[Edit] = (),
     on_stage: Callable[[str, int, int], None] | None = None,
   ) -> Generation:
     """One clip for each prompt.
@@ -132,7 +137,9 @@ class Pipeline:
     same clip, alone or among others. batch_size: clips at once, shared out among the devices as
     far as they divide; the devices that are left over share out the time of each clip. preset: one
     of `presets`. sampling: of stages by their names, in place of their own or the preset's; steps
-    and cfg_scale change it in its turn.
+    and cfg_scale change it in its turn. blend: a second prompt that leads along. init_audio: a file
+    or audio (a `Generation` will do), of one clip or as many as there are prompts. edits: what to
+    do with it, or with the clip; the duration is then by their rules (`stages.edits`).
     """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     check_request(
@@ -143,8 +150,9 @@ class Pipeline:
       cfg_scale=cfg_scale,
       negative_prompt=negative_prompt,
     )
-    first = self.cascade.stages[0]
-    duration = first.train_seconds if duration is None else duration
+    recording = self._recording(init_audio, clips=len(prompts))
+    check_edits(edits, recording=recording, blend=blend)
+    duration = self._clip_seconds(edits, recording=recording, asked=duration)
     seeds = _seeds(seed, len(prompts))
     devices = jax.device_count()
     batch_size = _shared_out(min(batch_size, len(prompts)), devices=devices)
@@ -160,6 +168,9 @@ class Pipeline:
         stage.name: override(stage, steps=steps, cfg_scale=cfg_scale)
         for stage in self.sampled_by({**self.preset(preset), **(sampling or {})})
       },
+      blend=blend,
+      recording=recording,
+      edits=edits,
       mesh=mesh,
       on_stage=on_stage,
     )
@@ -172,6 +183,33 @@ class Pipeline:
       prompts=tuple(prompts),
       signals=signals,
     )
+
+  def _recording(
+    self, init_audio: str | Path | Recording | Generation | None, *, clips: int
+  ) -> Recording | None:
+    """At the rate of what the cascade makes."""
+    if init_audio is None:
+      return None
+    if isinstance(init_audio, str | Path):
+      init_audio = Recording.read(init_audio)
+    if isinstance(init_audio, Generation):
+      init_audio = Recording(audio=init_audio.audio, sample_rate_hz=init_audio.sample_rate_hz)
+    if len(init_audio.audio) not in (1, clips):
+      raise UserError(
+        f"{clips} prompts need one clip of audio or {clips} of them, got {len(init_audio.audio)}"
+      )
+    return init_audio.at(max(stage.target.audio_rate_hz for stage in self.cascade.stages))
+
+  def _clip_seconds(
+    self, edits: Sequence[Edit], *, recording: Recording | None, asked: float | None
+  ) -> float:
+    given = 0.0 if recording is None else recording.seconds
+    trained = self.cascade.stages[0].train_seconds
+    seconds = clip_seconds(edits, given=given, asked=asked, trained=trained)
+    if any(isinstance(edit, Loop) for edit in edits):
+      seconds = whole_loop(seconds, rates_hz=[s.target.rate_hz for s in self.cascade.stages])
+    check_request(["-"], duration=seconds)
+    return seconds
 
   def preset(self, name: str | None) -> Preset:
     """How stages are sampled in it; none of them otherwise than by themselves where None."""

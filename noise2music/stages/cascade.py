@@ -8,9 +8,11 @@ import jax
 import numpy as np
 
 from noise2music import typing as n2m
+from noise2music.audio.recording import Recording
 from noise2music.errors import UserError
 from noise2music.sharding.rules import LogicalRules
 from noise2music.stages.conditioning import Text
+from noise2music.stages.edits import Blend, Blended, Edit, check_edits, edited_for
 from noise2music.stages.generate import clip_keys, sample
 from noise2music.stages.objective import TEXT_ENCODER, DenoisingObjective
 from noise2music.stages.spec import Sampling, Stage
@@ -97,6 +99,9 @@ class Cascade:
     batch_size: int = 4,
     negative_prompt: str | None = None,
     sampling: Mapping[str, Sampling] | None = None,
+    blend: Blend | None = None,
+    recording: Recording | None = None,
+    edits: Sequence[Edit] = (),
     mesh: jax.sharding.Mesh | None = None,
     on_stage: Callable[[str, int, int], None] | None = None,
   ) -> dict[str, np.ndarray]:
@@ -105,7 +110,9 @@ class Cascade:
     params: one tree a stage, as its objective's `init` returns. seconds: of each clip, any length
     above zero. batch_size: clips that run at once; the last batch is filled up with copies, so a
     clip is bit for bit the same whatever else is asked for, as long as batch_size stays. sampling:
-    stage name -> in place of the stage's own. mesh: of `MeshShape`, among
+    stage name -> in place of the stage's own. blend: another prompt, for the stages with text.
+    recording: what the edits work on, one clip for all or one for each; they apply to every stage
+    alike. mesh: of `MeshShape`, among
     whose devices the clips of a batch are shared out, and along `sequence` the time of each;
     without one, a single device makes them all.
     on_stage: called with (stage name, first clip, clips in all) when a stage begins a batch.
@@ -114,6 +121,7 @@ class Cascade:
       raise UserError(f"the duration must be longer than 0 seconds, got {seconds:g}")
     if len(seeds) != len(prompts):
       raise ValueError(f"{len(prompts)} prompts need as many seeds, got {len(seeds)}")
+    check_edits(edits, recording=recording, blend=blend)
     samplings = self._samplings(sampling or {})
     guided = {name for name, chosen in samplings.items() if chosen.guidance_scale != 1}
     if negative_prompt is not None and not guided:
@@ -132,16 +140,23 @@ class Cascade:
         text = _embed(objective, tree, [prompts[row] for row in rows])
         led_away = negative_prompt if stage.name in guided else None
         negative = _embed(objective, tree, [led_away] * len(rows))
+        steps = max(1, round(seconds * stage.target.rate_hz))
+        edited = edited_for(
+          stage.target, edits, recording=_rows(recording, rows), steps=steps, seconds=seconds
+        )
+        blended = _embed_blend(objective, tree, blend, seconds=seconds, clips=len(rows))
         with _sharing(mesh, keys, text, negative) as (keys, text, negative):
           made[stage.name] = sample(
             stage,
             tree["network"],
             keys=keys,
-            steps=max(1, round(seconds * stage.target.rate_hz)),
+            steps=steps,
             text=text,
             negative_text=negative,
             signals={name: made[maker] for name, maker in self.sources(index).items()},
             sampling=samplings[stage.name],
+            blend=blended,
+            edited=edited,
           )
       clips = min(batch_size, len(prompts) - start)
       for name, signal in made.items():
@@ -173,6 +188,29 @@ def _sharing(mesh: jax.sharding.Mesh | None, *batch: n2m.PyTree) -> Iterator[tup
   rules = LogicalRules()
   with rules.activate(mesh):
     yield jax.device_put(batch, rules.batch_sharding(mesh))
+
+
+def _rows(recording: Recording | None, rows: Sequence[int]) -> Recording | None:
+  """The clips of a batch, copied where one is for all."""
+  if recording is None:
+    return None
+  audio = recording.audio if len(recording.audio) > 1 else recording.audio[[0] * (max(rows) + 1)]
+  return dataclasses.replace(recording, audio=audio[np.asarray(rows)])
+
+
+def _embed_blend(
+  objective: DenoisingObjective,
+  params: n2m.PyTree,
+  blend: Blend | None,
+  *,
+  seconds: float,
+  clips: int,
+) -> Blended | None:
+  if blend is None or objective.stage.text is None:
+    return None
+  start, end = blend.weights
+  text = _embed(objective, params, [blend.prompt] * clips)
+  return Blended(text=text, start=start, end=end, seconds=seconds)
 
 
 def _embed(

@@ -9,6 +9,7 @@ For one prompt at a time, `n2m generate` is the shorter way.
 import dataclasses
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from launch import gin_main
 
@@ -26,7 +27,7 @@ class Request:
   """What to make. model_dir: holds the runs named in `stages`, in the order of the cascade.
 
   The rest is as in `Pipeline.generate`; None leaves it to the stages. output: as in
-  `Generation.save`.
+  `Generation.save`. edits, blend: of `noise2music.stages.edits`, as [@edits.Continue()].
   """
 
   model_dir: str
@@ -39,10 +40,14 @@ class Request:
   negative_prompt: str | None = None
   seed: int | None = None
   batch_size: int = 4
+  blend: Any = None
+  init_audio: str | None = None
+  edits: tuple[Any, ...] = ()
 
   def __post_init__(self):
     if isinstance(self.prompts, str):
       object.__setattr__(self, "prompts", (self.prompts,))
+    object.__setattr__(self, "edits", tuple(self.edits))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -58,16 +63,17 @@ def main(argv: Sequence[str]) -> int:
   gin_utils.parse(flags.gin_file, arguments.bindings, search_paths=flags.gin_search_paths)
   request = gin_utils.build(Request)
   gin_utils.check_all_used()
-  asked = dataclasses.asdict(request)
+  asked = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
   model_dir, stages = asked.pop("model_dir"), asked.pop("stages")
   prompts, output = asked.pop("prompts"), asked.pop("output")
+  editing = {name: asked.pop(name) for name in ("blend", "init_audio", "edits")}
   check_request(prompts, output=output, **asked)
   pipeline = Pipeline.from_pretrained(model_dir, stages=stages)
   if flags.dry_run:
     print("\n".join(stage.name for stage in pipeline.cascade.stages))
     return 0
   make_output_folder(output)
-  music = pipeline.generate(prompts, **asked)
+  music = pipeline.generate(prompts, **asked, **editing)
   for path, seed, prompt in zip(music.save(output), music.seeds, music.prompts, strict=True):
     print(f"{path}  seed {seed}  {prompt}")
   return 0

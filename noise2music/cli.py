@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import noise2music
-from noise2music.errors import Parser
+from noise2music.errors import Parser, UserError
 
 HELP = """\
 usage: n2m COMMAND ...
@@ -26,6 +26,18 @@ commands:
   tune       fast ways to sample a cascade, scored, as presets
 
 n2m COMMAND --help says more.
+"""
+
+
+EXAMPLES = """\
+examples:
+  n2m generate --model runs/demo -p "A lively jig for flute." -o jig.wav
+  n2m generate ... --init-audio jig.wav --continue --duration 3      # jig.wav, then 3 s more
+  n2m generate ... --init-audio jig.wav --continue 2 --duration 3    # its first 2 s, then 3 s more
+  n2m generate ... --init-audio jig.wav --replace 1:2.5              # seconds 1 to 2.5 made anew
+  n2m generate ... --init-audio jig.wav --strength 0.6               # the like of it, by the prompt
+  n2m generate ... --loop --duration 2                               # two seconds to be repeated
+  n2m generate ... --blend "A slow waltz for tuba." 0.5              # between two prompts
 """
 
 
@@ -99,13 +111,18 @@ def _tune(argv: Sequence[str]) -> int:
 def _generate(argv: Sequence[str]) -> int:
   args = _generate_parser().parse_args(argv)
   from launch import gin_main
+  from noise2music.audio.recording import Recording
   from noise2music.pipeline import Pipeline, check_request, make_output_folder
+  from noise2music.stages.edits import check_edits
   from noise2music.stages.spec import InWindows
 
   gin_main.set_up()
+  edits, blend = _edits(args), _blend(args.blend)
   names = ("duration", "steps", "cfg_scale", "negative_prompt", "seed", "batch_size")
   asked = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
   check_request(args.prompt, output=args.output, **asked)
+  recording = None if args.init_audio is None else Recording.read(args.init_audio)
+  check_edits(edits, recording=recording, blend=blend)
   make_output_folder(args.output)
   pipeline = Pipeline.from_pretrained(args.model)
   if args.windows:
@@ -115,6 +132,9 @@ def _generate(argv: Sequence[str]) -> int:
     args.prompt,
     **asked,
     preset=args.preset,
+    init_audio=recording,
+    edits=edits,
+    blend=blend,
     on_plan=progress.begin,
     on_stage=progress.at_stage,
   )
@@ -122,6 +142,50 @@ def _generate(argv: Sequence[str]) -> int:
   for path, seed, prompt in zip(paths, music.seeds, music.prompts, strict=True):
     print(f"{path}  seed {seed}  {prompt}")
   return 0
+
+
+def _edits(args: argparse.Namespace) -> list:
+  """What the flags ask for, in `stages.edits`."""
+  from noise2music.stages import edits
+
+  asked = []
+  if args.continued is not None:
+    asked.append(edits.Continue(seconds=args.continued or None))
+  if args.replace is not None:
+    start, end = _span(args.replace, of="--replace")
+    asked.append(edits.InPaint(start_seconds=start, end_seconds=end))
+  if args.strength is not None:
+    asked.append(edits.FromAudio(strength=args.strength))
+  if args.loop:
+    asked.append(edits.Loop())
+  return asked
+
+
+def _more_than_nothing(text: str) -> float:
+  if not float(text) > 0:
+    raise UserError(f"--continue must keep more than 0 seconds, got {text}")
+  return float(text)
+
+
+def _blend(asked: Sequence[str] | None) -> Any:
+  from noise2music.stages.edits import Blend
+
+  if asked is None:
+    return None
+  prompt, weight = asked
+  return Blend(
+    prompt=prompt,
+    weight=_span(weight if ":" in weight else f"{weight}:{weight}", of="the weight of --blend"),
+  )
+
+
+def _span(text: str, *, of: str) -> tuple[float, float]:
+  """ "1.5:3" as numbers."""
+  try:
+    start, end = (float(part) for part in text.split(":"))
+  except ValueError as error:
+    raise UserError(f"{of} must be numbers like 1.5:3, got {text!r}") from error
+  return start, end
 
 
 class _Progress:
@@ -143,7 +207,8 @@ def _generate_parser() -> argparse.ArgumentParser:
   parser = Parser(
     prog="n2m generate",
     description="Make music from a prompt.",
-    epilog="example: n2m generate --model runs/demo -p 'A lively jig for flute.' -o jig.wav",
+    epilog=EXAMPLES,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument(
     "-p", "--prompt", action="append", required=True, help="repeat for more clips"
@@ -164,6 +229,28 @@ def _generate_parser() -> argparse.ArgumentParser:
     help="make long clips in parts, each as long as what the stage was trained on",
   )
   parser.add_argument("--batch-size", type=int, help="clips at once")
+  editing = parser.add_argument_group("editing", "what is done with a given file, or with the clip")
+  editing.add_argument("--init-audio", metavar="FILE", help="what the next three work on")
+  editing.add_argument(
+    "--continue",
+    dest="continued",
+    metavar="SECONDS",
+    type=_more_than_nothing,
+    nargs="?",
+    const=0.0,
+    help="keep so much of its front, all of it without a number; --duration is of what follows",
+  )
+  editing.add_argument("--replace", metavar="START:END", help="make these seconds of it anew")
+  editing.add_argument(
+    "--strength", type=float, help="start from it with noise: 0.2 changes little, 1 keeps nothing"
+  )
+  editing.add_argument("--loop", action="store_true", help="let the end go on into the beginning")
+  editing.add_argument(
+    "--blend",
+    nargs=2,
+    metavar=("PROMPT", "WEIGHT"),
+    help="a second prompt: 0.5 for half of it, 0:1 for more and more of it",
+  )
   return parser
 
 

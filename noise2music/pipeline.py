@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from noise2music import typing as n2m
+from noise2music.audio.recording import Recording
 from noise2music.audio.wav_io import AUDIO_SUFFIXES, write_audio
 from noise2music.checkpoints import leaves
 from noise2music.checkpoints.restore import is_checkpoint, restore_params
@@ -31,6 +32,7 @@ from noise2music.joint_embedding.objective import JointEmbeddingObjective
 from noise2music.planning.generation import GenerationPlan, plan_generation
 from noise2music.sharding.mesh import MeshShape
 from noise2music.stages.cascade import Cascade
+from noise2music.stages.edits import Blend, Edit, Loop, check_edits, clip_seconds, whole_loop
 from noise2music.stages.objective import DenoisingObjective
 from noise2music.stages.presets import Preset, read_presets
 from noise2music.stages.spec import InWindows, Sampling, Stage
@@ -134,6 +136,9 @@ class Pipeline:
     preset: str | None = None,
     sampling: Mapping[str, Sampling] | None = None,
     windows: InWindows | None = None,
+    blend: Blend | None = None,
+    init_audio: str | Path | Recording | Generation | None = None,
+    edits: Sequence[Edit] = (),
     on_stage: Callable[[str, int, int], None] | None = None,
     on_plan: Callable[[GenerationPlan], None] | None = None,
   ) -> Generation:
@@ -148,13 +153,17 @@ class Pipeline:
     far as they divide; the devices that are left over share out the time of each clip. preset: one
     of `presets`. sampling: of stages by their names, in place of their own or the preset's; steps,
     cfg_scale and windows change it in its turn. windows: makes long clips in parts, in every stage;
-    each stage's own where None. on_stage: as in `Cascade.generate`. on_plan: is given what the
-    request costs, before it runs.
+    each stage's own where None. blend: a second prompt that leads along. init_audio: a file or
+    audio (a `Generation` will do), of one clip or as many as there are prompts. edits: what to do
+    with it, or with the clip; the duration is then by their rules (`stages.edits`). on_stage: as in
+    `Cascade.generate`. on_plan: is given what the request costs, before it runs.
     """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    recording = self._recording(init_audio, clips=len(prompts))
+    check_edits(edits, recording=recording, blend=blend)
     asked = self._asked(
       prompts,
-      duration=duration,
+      duration=self._clip_seconds(edits, recording=recording, asked=duration),
       steps=steps,
       cfg_scale=cfg_scale,
       negative_prompt=negative_prompt,
@@ -168,12 +177,18 @@ class Pipeline:
     devices = jax.device_count()
     mesh = MeshShape.sharing_out(batch_size, devices=devices).build() if devices > 1 else None
     if on_plan is not None:
-      on_plan(self._plan(len(prompts), asked, negative=negative_prompt is not None))
+      # An edited clip comes out of other programs than the plan knows.
+      compiled = devices == 1 and not edits and blend is None
+      negative = negative_prompt is not None
+      on_plan(self._plan(len(prompts), asked, negative=negative, compiled=compiled))
     signals = self.cascade.generate(
       self.params,
       prompts,
       seeds=seeds,
       negative_prompt=negative_prompt,
+      blend=blend,
+      recording=recording,
+      edits=edits,
       mesh=mesh,
       **asked,
       on_stage=on_stage,
@@ -195,15 +210,19 @@ class Pipeline:
     """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     negative = request.get("negative_prompt") is not None
-    return self._plan(len(prompts), self._asked(prompts, **request), negative=negative)
+    asked, one = self._asked(prompts, **request), jax.device_count() == 1
+    # Shared out among devices, programs are others.
+    return self._plan(len(prompts), asked, negative=negative, compiled=one)
 
-  def _plan(self, prompts: int, asked: Mapping[str, Any], *, negative: bool) -> GenerationPlan:
+  def _plan(
+    self, prompts: int, asked: Mapping[str, Any], *, negative: bool, compiled: bool
+  ) -> GenerationPlan:
     return plan_generation(
       self.cascade,
       self.params,
       prompts=prompts,
       negative=negative,
-      compiled=jax.device_count() == 1,  # shared out, programs are others
+      compiled=compiled,
       **asked,
     )
 
@@ -237,6 +256,33 @@ class Pipeline:
     check_length(duration, sampling=chosen.values())
     shared = _shared_out(min(batch_size, len(prompts)), devices=jax.device_count())
     return {"seconds": duration, "batch_size": shared, "sampling": chosen}
+
+  def _recording(
+    self, init_audio: str | Path | Recording | Generation | None, *, clips: int
+  ) -> Recording | None:
+    """At the rate of what the cascade makes."""
+    if init_audio is None:
+      return None
+    if isinstance(init_audio, str | Path):
+      init_audio = Recording.read(init_audio)
+    if isinstance(init_audio, Generation):
+      init_audio = Recording(audio=init_audio.audio, sample_rate_hz=init_audio.sample_rate_hz)
+    if len(init_audio.audio) not in (1, clips):
+      raise UserError(
+        f"{clips} prompts need one clip of audio or {clips} of them, got {len(init_audio.audio)}"
+      )
+    return init_audio.at(max(stage.target.audio_rate_hz for stage in self.cascade.stages))
+
+  def _clip_seconds(
+    self, edits: Sequence[Edit], *, recording: Recording | None, asked: float | None
+  ) -> float:
+    given = 0.0 if recording is None else recording.seconds
+    trained = self.cascade.stages[0].train_seconds
+    seconds = clip_seconds(edits, given=given, asked=asked, trained=trained)
+    if any(isinstance(edit, Loop) for edit in edits):
+      seconds = whole_loop(seconds, rates_hz=[s.target.rate_hz for s in self.cascade.stages])
+    check_request(["-"], duration=seconds)
+    return seconds
 
   def preset(self, name: str | None) -> Preset:
     """How stages are sampled in it; none of them otherwise than by themselves where None."""

@@ -127,7 +127,7 @@ def read_audio(
     raise AudioError(path, "holds samples that are NaN or infinite: export it again")
   rate = sample_rate_hz or info.sample_rate
   if rate != info.sample_rate:
-    audio = _convert_rate(audio, from_hz=info.sample_rate, to_hz=rate)
+    audio = convert_rate(audio, from_hz=info.sample_rate, to_hz=rate)
   return np.ascontiguousarray(audio[:, 0] if mono else audio.T), rate
 
 
@@ -162,7 +162,7 @@ def write_audio(path: str | os.PathLike, audio: np.ndarray, *, sample_rate_hz: i
   rate = sample_rate_hz
   if container.rates and rate not in container.rates:
     rate = min((r for r in container.rates if r > rate), default=container.rates[-1])
-    frames = _convert_rate(frames, from_hz=sample_rate_hz, to_hz=rate)
+    frames = convert_rate(frames, from_hz=sample_rate_hz, to_hz=rate)
   _write_frames(path, np.clip(frames, -1.0, 1.0), container=container, rate=rate)
   return rate
 
@@ -235,7 +235,7 @@ def _read_frames(
   return np.concatenate(blocks)
 
 
-def _convert_rate(frames: np.ndarray, *, from_hz: int, to_hz: int) -> np.ndarray:
+def convert_rate(frames: np.ndarray, *, from_hz: int, to_hz: int) -> np.ndarray:
   """[frames, channels] -> [round(frames * to / from), channels], at least one frame."""
   length = max(1, math.floor(len(frames) * to_hz / from_hz + 0.5))
   out = soxr.resample(frames, from_hz, to_hz)[:length]  # off by one at times

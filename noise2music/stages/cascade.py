@@ -8,9 +8,11 @@ import jax
 import numpy as np
 
 from noise2music import typing as n2m
+from noise2music.audio.recording import Recording
 from noise2music.errors import UserError
 from noise2music.sharding.rules import LogicalRules, replicated
 from noise2music.stages.conditioning import Text
+from noise2music.stages.edits import Blend, Blended, Edit, check_edits, edited_for
 from noise2music.stages.generate import clip_keys, sample
 from noise2music.stages.objective import TEXT_ENCODER, DenoisingObjective
 from noise2music.stages.spec import Sampling, Stage
@@ -97,6 +99,9 @@ class Cascade:
     batch_size: int = 4,
     negative_prompt: str | None = None,
     sampling: Mapping[str, Sampling] | None = None,
+    blend: Blend | None = None,
+    recording: Recording | None = None,
+    edits: Sequence[Edit] = (),
     mesh: jax.sharding.Mesh | None = None,
     on_stage: Callable[[str, int, int], None] | None = None,
   ) -> dict[str, np.ndarray]:
@@ -110,14 +115,17 @@ class Cascade:
     arrays of jax stay where they are. seconds: of each clip, any length above zero. batch_size:
     clips that run at once; the last batch is filled up with copies, so a clip is bit for bit the
     same whatever else is asked for, as long as batch_size stays. sampling: stage name -> in place
-    of the stage's own. mesh: of `MeshShape`, among whose devices the clips of a batch are shared
-    out, and along `sequence` the time of each; without one, a single device makes them all.
+    of the stage's own. blend: another prompt, for the stages with text. recording: what the edits
+    work on, one clip for all or one for each; they apply to every stage alike. mesh: of
+    `MeshShape`, among whose devices the clips of a batch are shared out, and along `sequence` the
+    time of each; without one, a single device makes them all.
     on_stage: called with (stage name, first clip, clips in all) when a stage begins a batch.
     """
     if seconds <= 0:
       raise UserError(f"the duration must be longer than 0 seconds, got {seconds:g}")
     if len(seeds) != len(prompts):
       raise ValueError(f"{len(prompts)} prompts need as many seeds, got {len(seeds)}")
+    check_edits(edits, recording=recording, blend=blend)
     samplings = self._samplings(sampling or {})
     guided = {name for name, chosen in samplings.items() if chosen.guidance_scale != 1}
     if negative_prompt is not None and not guided:
@@ -136,16 +144,21 @@ class Cascade:
         tree,
         [[prompts[row] for row in rows] for _, rows in batches],
         negative_prompt=negative_prompt if stage.name in guided else None,
+        blend=blend,
         mesh=mesh,
       )
       parts = []
       with _on_device(tree["network"], mesh=mesh) as network:
-        for (start, rows), (text, negative) in zip(batches, texts, strict=True):
+        for (start, rows), (text, negative, other) in zip(batches, texts, strict=True):
           if on_stage is not None:
             on_stage(stage.name, start, len(prompts))
           keys = clip_keys(np.asarray(seeds)[rows], stage_name=stage.name)
           signals = {name: signal[rows] for name, signal in sources.items()}
-          with _sharing(mesh, keys, text, negative, signals) as (keys, text, negative, signals):
+          edited = edited_for(
+            stage.target, edits, recording=_rows(recording, rows), steps=steps, seconds=seconds
+          )
+          batch = (keys, text, negative, other, signals)
+          with _sharing(mesh, *batch) as (keys, text, negative, other, signals):
             signal = sample(
               stage,
               network,
@@ -155,6 +168,8 @@ class Cascade:
               negative_text=negative,
               signals=signals,
               sampling=samplings[stage.name],
+              blend=_blended(blend, other, seconds=seconds),
+              edited=edited,
             )
           clips = min(batch_size, len(prompts) - start)
           parts.append(np.asarray(signal[:clips], np.float32))
@@ -212,12 +227,32 @@ def _embedded(
   batches: Sequence[Sequence[str]],
   *,
   negative_prompt: str | None,
+  blend: Blend | None,
   mesh: jax.sharding.Mesh | None,
-) -> list[tuple[Text | None, Text | None]]:
-  """(prompts, negative prompts) of each batch, by an encoder that is then no longer needed."""
+) -> list[tuple[Text | None, Text | None, Text | None]]:
+  """(prompts, negative prompts, the prompt that is blended in) of each batch, by an encoder that is
+  then no longer needed."""
+  others = (negative_prompt, blend and blend.prompt)
   with _on_device(params.get(TEXT_ENCODER), mesh=mesh) as encoder:
     embed = lambda texts: _embed(objective, encoder, texts)  # noqa: E731
-    return [(embed(prompts), embed([negative_prompt] * len(prompts))) for prompts in batches]
+    return [
+      (embed(prompts), *(embed([other] * len(prompts)) for other in others)) for prompts in batches
+    ]
+
+
+def _rows(recording: Recording | None, rows: Sequence[int]) -> Recording | None:
+  """The clips of a batch, copied where one is for all."""
+  if recording is None:
+    return None
+  audio = recording.audio if len(recording.audio) > 1 else recording.audio[[0] * (max(rows) + 1)]
+  return dataclasses.replace(recording, audio=audio[np.asarray(rows)])
+
+
+def _blended(blend: Blend | None, text: Text | None, *, seconds: float) -> Blended | None:
+  if blend is None or text is None:
+    return None
+  start, end = blend.weights
+  return Blended(text=text, start=start, end=end, seconds=seconds)
 
 
 def _embed(

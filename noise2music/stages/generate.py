@@ -17,10 +17,11 @@ from jaxtyping import Integer
 from noise2music import typing as n2m
 from noise2music.audio.framing import fit, padded_length
 from noise2music.audio.resample import resample, resample_in_blocks
-from noise2music.diffusion import guidance
+from noise2music.diffusion import editing, guidance
 from noise2music.diffusion.windows import Windows, windowed
 from noise2music.sharding.rows import by_rows
 from noise2music.stages.conditioning import Text, align_signal, network_inputs
+from noise2music.stages.edits import Blended, Edited
 from noise2music.stages.spec import Sampling, Stage
 
 
@@ -42,16 +43,20 @@ def sample(
   negative_text: Text | None = None,
   signals: Mapping[str, n2m.OtherSignal] | None = None,
   sampling: Sampling | None = None,
+  blend: Blended | None = None,
+  edited: Edited | None = None,
 ) -> n2m.Signal:
   """A signal [batch, steps, channels] drawn from the stage.
 
   keys: [batch], from `clip_keys`. steps: length of the signal. signals: the conditions that are
   signals, at the rates of their sources. negative_text: what guidance leads away from; no text
-  where None. sampling: the stage's own where None.
+  where None. sampling: the stage's own where None. blend: another text, mixed in. edited: what is
+  given of the signal, and how it is used.
 
   Raises ValueError where the stage's conditions are not what is given.
   """
   request = {"text": text, "negative_text": negative_text, "signals": signals, "sampling": sampling}
+  request |= {"blend": blend, "edited": edited}
   return _sample(*_checked(stage, network_params, keys=keys, steps=steps, **request))
 
 
@@ -61,7 +66,17 @@ def lower_sample(stage: Stage, network_params: n2m.PyTree, **request) -> jax.sta
 
 
 def _checked(
-  stage, network_params, *, keys, steps, text=None, negative_text=None, signals=None, sampling=None
+  stage,
+  network_params,
+  *,
+  keys,
+  steps,
+  text=None,
+  negative_text=None,
+  signals=None,
+  sampling=None,
+  blend=None,
+  edited=None,
 ) -> tuple:
   """The arguments of `_sample`; raises as `sample` says."""
   signals = dict(signals or {})
@@ -71,6 +86,8 @@ def _checked(
     )
   if (text is None) != (stage.text is None):
     raise ValueError(f"stage {stage.name!r} {'needs' if stage.text else 'takes no'} text")
+  if blend is not None and stage.text is None:
+    raise ValueError(f"stage {stage.name!r} takes no text to blend with another")
   if sampling is not None:
     stage.check_sampling(sampling)
   if negative_text is not None and (sampling or stage.sampling).guidance_scale == 1:
@@ -84,13 +101,16 @@ def _checked(
   scale = sampling.guidance_scale
   # The scale itself is data, so that trying several compiles nothing anew.
   program = dataclasses.replace(sampling, guidance_scale=0.0 if scale != 1 else 1.0)
-  return stage, steps, program, network_params, keys, scale, text, negative_text, signals
+  texts = text, negative_text, blend
+  edited = edited or Edited()
+  return stage, steps, program, network_params, keys, scale, texts, signals, edited
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _sample(stage, steps, sampling, network_params, keys, scale, text, negative_text, signals):
+def _sample(stage, steps, sampling, network_params, keys, scale, texts, signals, edited):
   network_params = stage.network.rounded(network_params)
   padded = padded_length(steps, stage.network.stride)
+  length = steps if edited.circular else padded  # of what is sampled
   windows = sampling.windows and sampling.windows.on(stage, steps=padded)
   signals = {
     name: by_rows(
@@ -98,7 +118,7 @@ def _sample(stage, steps, sampling, network_params, keys, scale, text, negative_
         align_signal,
         condition=stage.conditions[name],
         target=stage.target,
-        steps=padded,
+        steps=length,
         stride=stage.network.stride,
         resampling=_resampling(windows),
       ),
@@ -106,29 +126,68 @@ def _sample(stage, steps, sampling, network_params, keys, scale, text, negative_
     )
     for name, signal in signals.items()
   }
-  shape = (padded, stage.target.channels)
+  shape = (length, stage.target.channels)
 
   def noise_fn(step):
     """Step -1 is the start; the sampler's own steps count from 0."""
     return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, step + 1), shape))(keys)
 
-  eps_fn = guided_denoiser(
+  def eps_fn(x_t, t, signals):
+    text, negative_text, blend = texts
+    denoise = guided_denoiser(
+      stage,
+      network_params,
+      sampling=sampling,
+      scale=scale,
+      text=text,
+      negative_text=negative_text,
+      blend=blend,
+      signals=signals,
+      steps=padded,
+    )
+    return denoise(x_t, t)
+
+  times = sampling.time_steps.times(stage.noise_schedule)
+  return _sample_edited(
     stage,
-    network_params,
-    sampling=sampling,
-    scale=scale,
-    text=text,
-    negative_text=negative_text,
-    signals=signals,
-    steps=padded,
-  )
-  x = sampling.sampler(
+    sampling,
     eps_fn,
-    sampling.start_noise * noise_fn(-1),
-    times=sampling.time_steps.times(stage.noise_schedule),
-    schedule=stage.noise_schedule,
-    noise_fn=noise_fn,
+    noise_fn,
+    signals=signals,
+    edited=edited,
+    steps=steps,
+    times=editing.grid_from(times, edited.strength, schedule=stage.noise_schedule),
   )
+
+
+def _sample_edited(
+  stage: Stage,
+  sampling: Sampling,
+  eps_fn: editing.HearingEpsFn,
+  noise_fn: Callable[[Integer[jax.Array, ""] | int], n2m.Signal],
+  *,
+  signals: Mapping[str, n2m.OtherSignal],
+  edited: Edited,
+  steps: int,
+  times: np.ndarray,
+) -> n2m.Signal:
+  """[batch, steps, channels]. The edits lie outside of all that makes up the denoiser."""
+  schedule, stride = stage.noise_schedule, stage.network.stride
+  if edited.circular:
+    length = padded_length(steps, stride)
+    eps_fn = editing.circular(eps_fn, signals, times=times, length=length, multiple=stride)
+  else:
+    eps_fn = functools.partial(eps_fn, signals=signals)
+  start = sampling.start_noise * noise_fn(-1)
+  given = None if edited.given is None else fit(edited.given, start.shape[1], axis=1)
+  if edited.strength < 1:
+    start = editing.noised(given, start, time=edited.strength, schedule=schedule)
+  keep = None if edited.keep is None else fit(edited.keep, start.shape[1])
+  if keep is not None:
+    eps_fn = editing.keeping(eps_fn, given, keep=keep, schedule=schedule)
+  x = sampling.sampler(eps_fn, start, times=times, schedule=schedule, noise_fn=noise_fn)
+  if keep is not None:
+    x = editing.replaced(x, given, keep)
   return x[:, :steps]
 
 
@@ -140,27 +199,32 @@ def guided_denoiser(
   scale: guidance.Scale,
   text: Text | None,
   negative_text: Text | None = None,
+  blend: Blended | None = None,
   signals: Mapping[str, n2m.OtherSignal],
   steps: int,
 ) -> n2m.EpsFn:
   """The network with all that `sampling` wraps around it: guidance, the low band, clipping.
 
-  scale: of guidance, where `sampling` guides at all. signals: as the network takes them. steps:
-  length of x_t.
+  scale: of guidance, where `sampling` guides at all. blend: another text, mixed into what guidance
+  leads to. signals: as the network takes them. steps: length of x_t.
   """
   windows = sampling.windows and sampling.windows.on(stage, steps=steps)
+  predict = functools.partial(denoiser, stage, network_params, windows=windows)
+  towards = predict(text=text, signals=signals)
+  if blend is not None:
+    other = predict(text=blend.text, signals=signals)
+    towards = editing.mixed(towards, other, weight=blend.along(steps, rate_hz=stage.target.rate_hz))
   if sampling.guidance_scale == 1:
-    eps_fn = denoiser(stage, network_params, text=text, signals=signals, windows=windows)
+    eps_fn = towards
   else:
     away = negative_text or dataclasses.replace(text, keep=jnp.zeros_like(text.keep))
-    predict = functools.partial(denoiser, stage, network_params, windows=windows)
     seen = windows.length * windows.at_once if windows else steps
-    if stage.network.weights_prevail(network_params, steps=seen):
+    if blend is None and stage.network.weights_prevail(network_params, steps=seen):
       texts = jax.tree.map(guidance.paired, text, away)
       twice = {name: guidance.paired(signal, signal) for name, signal in signals.items()}
       both = guidance.in_one(predict(text=texts, signals=twice))
     else:
-      both = guidance.in_turn(*(predict(text=each, signals=signals) for each in (text, away)))
+      both = guidance.in_turn(towards, predict(text=away, signals=signals))
     guided = functools.partial(
       guidance.guide, both, rescale=sampling.guidance_rescale, schedule=stage.noise_schedule
     )
@@ -168,7 +232,7 @@ def guided_denoiser(
     if sampling.guidance_interval is not None:
       eps_fn = guidance.within(
         lambda scale: guided(scale=scale),
-        predict(text=text, signals=signals),
+        towards,
         scale=scale,
         logsnr=sampling.guidance_interval,
         schedule=stage.noise_schedule,

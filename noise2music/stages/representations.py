@@ -24,6 +24,10 @@ class Representation(Protocol):
     """Time steps of the signal in a second."""
 
   @property
+  def audio_rate_hz(self) -> int:
+    """Of the audio that it is decoded to."""
+
+  @property
   def limit(self) -> float:
     """The largest magnitude that stands for legal audio: where sampling clips."""
 
@@ -66,6 +70,10 @@ class Waveform:
     return self.sample_rate_hz
 
   @property
+  def audio_rate_hz(self) -> int:
+    return self.sample_rate_hz
+
+  @property
   def limit(self) -> float:
     return self.gain
 
@@ -97,6 +105,10 @@ class Spectrogram:
   @property
   def rate_hz(self) -> int:
     return self.log_mel.frames_per_second
+
+  @property
+  def audio_rate_hz(self) -> int:
+    return self.log_mel.sample_rate_hz
 
   @property
   def limit(self) -> float:

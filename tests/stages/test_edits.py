@@ -140,7 +140,7 @@ def test_a_blend_lies_between_its_prompts() -> None:
       {"blend": Blend(prompt="a reel", weight=(0, 1))},
       "a loop has no start and no end",
     ),
-    ((Continue(),), {"duration": 1e4}, "at most 600 seconds"),
+    ((Continue(),), {"duration": 1e4}, "at most 3,600 seconds"),
   ],
 )
 def test_contradictions_get_one_sentence(asked, request_, message) -> None:

@@ -157,9 +157,10 @@ def _edits(args: argparse.Namespace) -> list:
 
 
 def _more_than_nothing(text: str) -> float:
-  if not float(text) > 0:
+  seconds = float(text)
+  if not seconds > 0:
     raise UserError(f"--continue must keep more than 0 seconds, got {text}")
-  return float(text)
+  return seconds
 
 
 def _blend(asked: Sequence[str] | None) -> Any:
@@ -168,18 +169,16 @@ def _blend(asked: Sequence[str] | None) -> Any:
   if asked is None:
     return None
   prompt, weight = asked
-  return Blend(
-    prompt=prompt,
-    weight=_span(weight if ":" in weight else f"{weight}:{weight}", of="the weight of --blend"),
-  )
+  both = weight if ":" in weight else f"{weight}:{weight}"
+  return Blend(prompt=prompt, weight=_span(both, of="the weight of --blend", like="0.5 or 0:1"))
 
 
-def _span(text: str, *, of: str) -> tuple[float, float]:
-  """ "1.5:3" as numbers."""
+def _span(text: str, *, of: str, like: str = "1:2.5") -> tuple[float, float]:
+  """Two numbers with a colon between them."""
   try:
     start, end = (float(part) for part in text.split(":"))
   except ValueError as error:
-    raise UserError(f"{of} must be numbers like 1.5:3, got {text!r}") from error
+    raise UserError(f"{of} must be like {like}, got {text!r}") from error
   return start, end
 
 

@@ -4,6 +4,7 @@ Modules are imported by the command that needs them, so that `n2m --help` answer
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -145,7 +146,8 @@ def _edits(args: argparse.Namespace) -> list:
 
   asked = []
   if args.continued is not None:
-    asked.append(edits.Continue(seconds=args.continued or None))
+    whole = args.continued == math.inf  # no number was given
+    asked.append(edits.Continue(seconds=None if whole else args.continued))
   if args.replace is not None:
     start, end = _span(args.replace, of="--replace")
     asked.append(edits.InPaint(start_seconds=start, end_seconds=end))
@@ -154,13 +156,6 @@ def _edits(args: argparse.Namespace) -> list:
   if args.loop:
     asked.append(edits.Loop())
   return asked
-
-
-def _more_than_nothing(text: str) -> float:
-  seconds = float(text)
-  if not seconds > 0:
-    raise UserError(f"--continue must keep more than 0 seconds, got {text}")
-  return seconds
 
 
 def _blend(asked: Sequence[str] | None) -> Any:
@@ -209,9 +204,9 @@ def _generate_parser() -> argparse.ArgumentParser:
     "--continue",
     dest="continued",
     metavar="SECONDS",
-    type=_more_than_nothing,
+    type=float,
     nargs="?",
-    const=0.0,
+    const=math.inf,
     help="keep so much of its front, all of it without a number; --duration is of what follows",
   )
   editing.add_argument("--replace", metavar="START:END", help="make these seconds of it anew")

@@ -160,7 +160,7 @@ def test_gin_names_edits_of_a_file(runs: Path, data: Path, tmp_path: Path) -> No
     (["--steps", "0"], "steps must be at least 1"),
     (["--seed", "-7"], "seed must be a whole number"),
     (["--continue"], "Continue works on audio: give it as init_audio (--init-audio FILE)"),
-    (["--continue", "0"], "--continue must keep more than 0 seconds"),
+    (["--continue", "0"], "more than 0 s must be kept to be continued, got 0"),
     (["--replace", "3"], "--replace must be like 1:2.5, got '3'"),
     (["--replace", "2:1"], "must start at 0 s or later and end after that, got 2 to 1 s"),
     (["--strength", "2"], "the strength must be above 0"),

@@ -4,6 +4,7 @@ Modules are imported by the command that needs them, so that `n2m --help` answer
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -150,7 +151,8 @@ def _edits(args: argparse.Namespace) -> list:
 
   asked = []
   if args.continued is not None:
-    asked.append(edits.Continue(seconds=args.continued or None))
+    whole = args.continued == math.inf  # no number was given
+    asked.append(edits.Continue(seconds=None if whole else args.continued))
   if args.replace is not None:
     start, end = _span(args.replace, of="--replace")
     asked.append(edits.InPaint(start_seconds=start, end_seconds=end))
@@ -161,30 +163,22 @@ def _edits(args: argparse.Namespace) -> list:
   return asked
 
 
-def _more_than_nothing(text: str) -> float:
-  if not float(text) > 0:
-    raise UserError(f"--continue must keep more than 0 seconds, got {text}")
-  return float(text)
-
-
 def _blend(asked: Sequence[str] | None) -> Any:
   from noise2music.stages.edits import Blend
 
   if asked is None:
     return None
   prompt, weight = asked
-  return Blend(
-    prompt=prompt,
-    weight=_span(weight if ":" in weight else f"{weight}:{weight}", of="the weight of --blend"),
-  )
+  both = weight if ":" in weight else f"{weight}:{weight}"
+  return Blend(prompt=prompt, weight=_span(both, of="the weight of --blend", like="0.5 or 0:1"))
 
 
-def _span(text: str, *, of: str) -> tuple[float, float]:
-  """ "1.5:3" as numbers."""
+def _span(text: str, *, of: str, like: str = "1:2.5") -> tuple[float, float]:
+  """Two numbers with a colon between them."""
   try:
     start, end = (float(part) for part in text.split(":"))
   except ValueError as error:
-    raise UserError(f"{of} must be numbers like 1.5:3, got {text!r}") from error
+    raise UserError(f"{of} must be like {like}, got {text!r}") from error
   return start, end
 
 
@@ -235,9 +229,9 @@ def _generate_parser() -> argparse.ArgumentParser:
     "--continue",
     dest="continued",
     metavar="SECONDS",
-    type=_more_than_nothing,
+    type=float,
     nargs="?",
-    const=0.0,
+    const=math.inf,
     help="keep so much of its front, all of it without a number; --duration is of what follows",
   )
   editing.add_argument("--replace", metavar="START:END", help="make these seconds of it anew")

@@ -10,6 +10,7 @@ import soundfile
 from data_pipelines.manifest import Caption, Clip, write_manifest
 from launch import generate, gin_main, train
 from noise2music import cli
+from noise2music.audio.wav_io import read_audio
 
 ROUTES = {
   "waveform": ("waveform_generator", "waveform_cascader", "super_resolution"),
@@ -111,6 +112,44 @@ def test_the_command_generates_from_one_stage(
   assert soundfile.info(out).samplerate == 3_200
 
 
+def test_the_command_goes_on_from_a_file(runs: Path, data: Path, tmp_path: Path) -> None:
+  request = ["generate", "--model", str(runs / "waveform_generator"), "-p", "Major chord."]
+  request += ["--init-audio", str(data / "0.wav"), "--steps", "2", "-o", str(tmp_path / "on.wav")]
+  assert (
+    cli.main([*request, "--continue", "0.5", "--duration", "0.3", "--blend", "Soft.", "0"]) == 0
+  )
+  made, rate = soundfile.read(tmp_path / "on.wav")
+  assert made.shape == (round(0.8 * rate),)
+  given, _ = read_audio(data / "0.wav", sample_rate_hz=rate)
+  kept = round(0.48 * rate)
+  np.testing.assert_allclose(made[:kept], given[:kept], atol=1 / 32_768)
+
+
+def test_gin_names_edits_of_a_file(runs: Path, data: Path, tmp_path: Path) -> None:
+  config = tmp_path / "near.gin"
+  config.write_text(
+    "from __gin__ import dynamic_registration\n"
+    "from launch import generate\n"
+    "from noise2music.stages import edits\n"
+    f'generate.Request.init_audio = "{data / "0.wav"}"\n'
+    "generate.Request.edits = [@edits.FromAudio()]\n"
+    "edits.FromAudio.strength = 0.001\n"
+  )
+  flags = [
+    "--gin_file=configs/cascades/waveform.gin",
+    f"--gin_file={config}",
+    f'--gin.MODEL_DIR="{runs}"',
+    '--gin.PROMPTS=["Major chord."]',
+    f'--gin.OUTPUT="{tmp_path / "near.wav"}"',
+    "--gin.Request.duration=0.5",
+  ]
+  assert gin_main.run(generate.main, flags) == 0
+  made, rate = soundfile.read(tmp_path / "near.wav")
+  given, _ = read_audio(data / "0.wav", seconds=0.5)
+  assert rate == 24_000
+  assert np.abs(made - given).mean() < 0.1 * np.abs(given).mean()
+
+
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
@@ -120,6 +159,13 @@ def test_the_command_generates_from_one_stage(
     (["-o", "music.xyz"], "end its name in one of"),
     (["--steps", "0"], "steps must be at least 1"),
     (["--seed", "-7"], "seed must be a whole number"),
+    (["--continue"], "Continue works on audio: give it as init_audio (--init-audio FILE)"),
+    (["--continue", "0"], "more than 0 s must be kept to be continued, got 0"),
+    (["--replace", "3"], "--replace must be like 1:2.5, got '3'"),
+    (["--replace", "2:1"], "must start at 0 s or later and end after that, got 2 to 1 s"),
+    (["--strength", "2"], "the strength must be above 0"),
+    (["--init-audio", "gone.wav", "--strength", "0.5"], "gone.wav: does not exist"),
+    (["--blend", "a reel", "half"], "the weight of --blend must be like 0.5 or 0:1"),
   ],
 )
 def test_bad_requests_get_one_sentence(

@@ -105,7 +105,7 @@ def test_a_tpu_is_compiled_for_without_one() -> None:
     ),
     (["--topology=v4:2x2x1", "--clip_seconds=1e-6", "--no_compile"], "shorter than a step"),
     (["--topology=v4:2x2x1", "--gin.TRAIN_SECONDS=1e-6", "--no_compile"], "a sample at least"),
-    (["--topology=v4:2x2x1", "--clip_seconds=1e9", "--no_compile"], "at most 600 s"),
+    (["--topology=v4:2x2x1", "--clip_seconds=1e9", "--no_compile"], "at most 3600 s"),
     (["--topology=v4:2x2x1", "--clips=-4", "--no_compile"], "give numbers above 0"),
     (["--topology=v4:2x2x1", "--no_compile", "--gin.BATCHSIZE=8"], "nothing uses BATCHSIZE"),
     (
